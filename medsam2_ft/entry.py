@@ -1,0 +1,72 @@
+"""How entry points end: a user's mistake is one line and exit code 2, a defect a traceback."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable
+
+from medsam2_ft.errors import UserError
+
+EXIT_OK = 0
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's own convention
+
+_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (?:[^-\s]\S* )*(-\S+)")
+
+
+def run(main: Callable[[], object]) -> int:
+    """Runs an entry point and turns what it raises into an exit code.
+
+    A command that wants another exit code raises ``SystemExit``, which passes through. Parsers
+    are built with ``exit_on_error=False``, so that a bad option arrives here as well.
+
+    Args:
+        main: The work; what it returns is ignored.
+
+    Returns:
+        0 after success, 2 after a user's mistake (``error: ...`` in one line on stderr), 130 after
+        Ctrl-C. Every other exception passes: it is a defect and keeps its traceback.
+    """
+    try:
+        main()
+    except (UserError, argparse.ArgumentError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the message of ``error`` with every run of white space as one space.
+
+    The name of the exception's type where the message is empty.
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def explain_unknown_option(message: str, known: Iterable[str]) -> str:
+    """Adds the closest known option to a parser's complaint about an unknown one.
+
+    Args:
+        message: What the parser said.
+        known: All option strings that it accepts, such as ``--workers``.
+
+    Returns:
+        The message, followed by ``(did you mean --workers?)`` where it complains about an unknown
+        option and a known one resembles it; otherwise the message as it came.
+    """
+    match = _UNKNOWN_OPTION.search(message)
+    if match is None:
+        return message
+    option = match.group(1).split("=", maxsplit=1)[0]
+    closest = closest_name(option, known)
+    return message if closest is None else f"{message} (did you mean {closest}?)"
+
+
+def closest_name(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that resembles ``name`` most, or None where none does."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return matches[0] if matches else None
