@@ -62,6 +62,6 @@ def run_command(function: Callable[..., object], prog: str, args: Sequence[str])
         argparse.ArgumentError: The arguments do not fit the function; the message says which.
     """
     parser = build_parser(function, prog)
-    values = parser.instantiate_classes(parser.parse_args(list(args))).as_dict()
+    values = parser.instantiate(parser.parse_args(list(args))).as_dict()
     values.pop("config", None)
     function(**values)
