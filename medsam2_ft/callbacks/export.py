@@ -1,0 +1,76 @@
+"""Exports the best and the last weights of a run as official SAM2 files."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from medsam2_ft.checkpointing import BestCheckpoint
+from medsam2_ft.export import CHECKPOINT_KEY, ExportInfo, write_export
+
+
+def export_folder(run: str | Path) -> Path:
+    """Returns where a run keeps its exports: ``best.pt``, ``last.pt`` and their sidecars."""
+    return Path(run) / "exports"
+
+
+class ExportWeights(Checkpoint):
+    """Writes ``<run>/exports/{best,last}.pt`` at the end of an epoch.
+
+    ``best.pt`` follows `BestCheckpoint`; ``last.pt`` is the state after the newest epoch. A
+    subclass of Lightning's ``Checkpoint`` so that it runs after validation scores are in; it must
+    stand behind `BestCheckpoint` in the list of callbacks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._exported_score: float | None = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Exports on the first process."""
+        best = [c for c in trainer.callbacks if isinstance(c, BestCheckpoint)]
+        score = best[0].best_model_score if best else None
+        is_new_best = score is not None and float(score) != self._exported_score
+        if is_new_best:
+            self._exported_score = float(score)
+        if trainer.is_global_zero:
+            core = pl_module.model.core.state_dict()
+            info = export_info(trainer, pl_module)
+            folder = export_folder(trainer.default_root_dir)
+            for name in ("best", "last") if is_new_best else ("last",):
+                write_export(core, folder / f"{name}.pt", info)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Stores the sidecar's content, so that any checkpoint can be exported later."""
+        checkpoint[CHECKPOINT_KEY] = export_info(trainer, pl_module).to_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Remembers which score ``best.pt`` has, for an exact resume."""
+        return {"exported_score": self._exported_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` saved."""
+        self._exported_score = state_dict["exported_score"]
+
+
+def export_info(trainer: Trainer, pl_module: LightningModule) -> ExportInfo:
+    """Collects what the sidecar says from the module, the data and the logged metrics."""
+    data = trainer.datamodule
+    metrics = {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("val/")
+    }
+    return ExportInfo(
+        variant=pl_module.model.variant,
+        image_size=pl_module.model.image_size,
+        intensity=tuple(data.intensity_rules),
+        label_names=data.label_names,
+        modalities=tuple(data.modalities),
+        step=trainer.global_step,
+        epoch=trainer.current_epoch + 1,
+        metrics=metrics,
+    )

@@ -1,0 +1,114 @@
+"""Checkpoints that survive a kill: atomic writes, one newest file, exact points to resume from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from medsam2_ft.errors import UserError
+from medsam2_ft.io.atomic import atomic_path
+
+LAST_CHECKPOINT = "last.ckpt"
+BEST_CHECKPOINT = "best"
+
+
+def checkpoint_folder(run: str | Path) -> Path:
+    """Returns where a run keeps its checkpoints."""
+    return Path(run) / "checkpoints"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs, renames.
+
+    Lightning writes to the temporary folder and moves, which copies across file systems: a kill
+    during the copy leaves a truncated file under the final name.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Saves ``checkpoint``; the file at ``path`` is the old one or the new one, never half."""
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint with the best validation score as ``<run>/checkpoints/best.ckpt``.
+
+    It compares and saves at the end of the epoch, when validation is over, so that a resumed run
+    never has to repeat half a validation.
+
+    Args:
+        monitor: Logged metric to select on.
+        mode: Whether the metric is better when larger (``max``) or smaller (``min``).
+        every_n_epochs: How often the metric is there; linked to ``propagation.every_n_epochs``.
+        dirpath: Folder; linked to the run folder.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/volume_dsc",
+        mode: str = "max",
+        every_n_epochs: int = 1,
+        dirpath: str | None = None,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=BEST_CHECKPOINT,
+            monitor=monitor,
+            mode=mode,
+            every_n_epochs=every_n_epochs,
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the newest state of a run as ``<run>/checkpoints/last.ckpt``.
+
+    Saves every ``every_n_steps`` optimiser steps and at the end of every epoch. A step that is the
+    last of its epoch is not saved before the epoch's validation: Lightning would resume behind the
+    validation and skip it. A run that is killed in between repeats the steps since the previous
+    save and comes to the same result.
+
+    Args:
+        every_n_steps: Optimiser steps between two saves within an epoch; 0 saves at the end of
+            epochs only.
+        dirpath: Folder; linked to the run folder.
+    """
+
+    def __init__(self, every_n_steps: int = 200, dirpath: str | None = None) -> None:
+        super().__init__()
+        if every_n_steps < 0:
+            raise UserError(f"every_n_steps={every_n_steps}: give 0 (off) or a positive number")
+        self.every_n_steps = every_n_steps
+        self.dirpath = dirpath
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves where an optimiser step has just ended and the epoch goes on."""
+        if self.every_n_steps == 0 or trainer.is_last_batch:
+            return
+        has_stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if has_stepped and trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves after validation, after the best checkpoint was updated."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        folder = checkpoint_folder(trainer.default_root_dir)
+        folder = Path(self.dirpath) if self.dirpath else folder
+        trainer.save_checkpoint(folder / LAST_CHECKPOINT)
+
+
+def newest_checkpoint(run: str | Path) -> Path | None:
+    """Returns the checkpoint that ``--ckpt_path last`` means, None where there is none yet."""
+    path = checkpoint_folder(run) / LAST_CHECKPOINT
+    return path if path.is_file() else None

@@ -1,0 +1,168 @@
+"""``train.py {fit,validate,test}``: constructors are the configuration, values are given once."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+
+from medsam2_ft.callbacks.export import ExportWeights
+from medsam2_ft.callbacks.pictures import TrainingPictures
+from medsam2_ft.callbacks.propagation import PropagationValidation
+from medsam2_ft.callbacks.throughput import Throughput
+from medsam2_ft.checkpointing import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    LastCheckpoint,
+    checkpoint_folder,
+    newest_checkpoint,
+)
+from medsam2_ft.data.datamodule import SliceDataModule
+from medsam2_ft.entry import explain_unknown_option
+from medsam2_ft.errors import UserError
+from medsam2_ft.module import FineTuner
+from medsam2_ft.run_log import MetricsCsv, TruncateMetrics
+
+RESUME_NEWEST = "last"
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """Weights & Biases.
+
+    Attributes:
+        mode: ``off``, ``online``, or ``offline`` (writes below the run folder; `wandb sync` later).
+        project: Project to log to.
+        entity: User or team; the account's default if not given.
+    """
+
+    mode: Literal["off", "online", "offline"] = "off"
+    project: str = "medsam2-ft"
+    entity: str | None = None
+
+
+class TrainParser(LightningArgumentParser):
+    """Reports a bad option in one line instead of a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises ``argparse.ArgumentError`` with the closest known option."""
+        known = [option for action in self._actions for option in action.option_strings]
+        raise argparse.ArgumentError(None, explain_unknown_option(message, known)) from ex
+
+
+class FineTuneCLI(LightningCLI):
+    """LightningCLI with one run folder, our callbacks and loggers."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Names the subcommands; volumes are segmented by the `medsam2-ft` command, not here."""
+        skipped = {"model", "datamodule"}
+        return {
+            "fit": skipped | {"train_dataloaders", "val_dataloaders"},
+            "validate": skipped | {"dataloaders"},
+            "test": skipped | {"dataloaders"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run folder, Weights & Biases and the callbacks; links what belongs together."""
+        parser.add_argument(
+            "--run", type=str, default="runs/finetune", help="Run folder: everything lies in it."
+        )
+        parser.add_dataclass_arguments(WandbOptions, "wandb")
+        parser.add_lightning_class_args(PropagationValidation, "propagation")
+        parser.add_lightning_class_args(TrainingPictures, "pictures")
+        parser.add_lightning_class_args(BestCheckpoint, "best")
+        parser.add_lightning_class_args(LastCheckpoint, "last")
+        parser.link_arguments("run", "trainer.default_root_dir")
+        parser.link_arguments("run", "best.dirpath", compute_fn=_checkpoint_folder_name)
+        parser.link_arguments("run", "last.dirpath", compute_fn=_checkpoint_folder_name)
+        parser.link_arguments("propagation.every_n_epochs", "best.every_n_epochs")
+        parser.link_arguments("data.image_size", "model.image_size")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses, then says which checkpoint a run starts from."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        if config.ckpt_path == RESUME_NEWEST:
+            found = newest_checkpoint(config.run)
+            config.ckpt_path = None if found is None else str(found)
+            print(
+                f"resuming from {found}" if found else f"no checkpoint in {config.run}: fresh start"
+            )
+        elif config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
+            raise UserError(
+                f"--ckpt_path {config.ckpt_path}: no such file; give a .ckpt file, or"
+                f" `{RESUME_NEWEST}` for the newest checkpoint in --run"
+            )
+        elif config.ckpt_path is None and self.config.subcommand == "fit":
+            _refuse_to_overwrite(config.run)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer with the run's loggers and atomic checkpoints."""
+        run = self._get(self.config, "run")
+        config = self._get(self.config_init, "trainer")
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = run_loggers(run, self._get(self.config_init, "wandb"))
+        kwargs["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+
+def run_loggers(run: str, wandb: WandbOptions) -> list[Logger]:
+    """Returns the CSV logger and, if switched on, Weights & Biases.
+
+    Args:
+        run: The run folder; ``wandb_id`` in it keeps the W&B run the same over restarts.
+        wandb: Options.
+    """
+    loggers: list[Logger] = [MetricsCsv(run)]
+    if wandb.mode != "off":
+        from medsam2_ft.wandb_run import wandb_logger
+
+        loggers.append(
+            wandb_logger(
+                Path(run),
+                project=wandb.project,
+                entity=wandb.entity,
+                offline=wandb.mode == "offline",
+            )
+        )
+    return loggers
+
+
+def main(args: ArgsType = None) -> FineTuneCLI:
+    """Runs ``train.py``; tests call it with a list of arguments.
+
+    Args:
+        args: Command line without the program name; None takes the process's own.
+
+    Raises:
+        UserError: Bad input.
+        argparse.ArgumentError: Bad option.
+    """
+    return FineTuneCLI(
+        FineTuner,
+        SliceDataModule,
+        args=args,
+        parser_class=TrainParser,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [TruncateMetrics(), Throughput(), ExportWeights()]},
+        parser_kwargs={"exit_on_error": False},
+    )
+
+
+def _checkpoint_folder_name(run: str) -> str:
+    return str(checkpoint_folder(run))
+
+
+def _refuse_to_overwrite(run: str) -> None:
+    if (found := newest_checkpoint(run)) is not None:
+        raise UserError(
+            f"{found}: this run exists already; add --ckpt_path {RESUME_NEWEST} to go on with it,"
+            " or give another --run"
+        )

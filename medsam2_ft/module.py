@@ -1,0 +1,215 @@
+"""The LightningModule: steps, optimiser and parameter groups. No plots, no files, no maths."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from medsam2_ft.data.batch import SliceBatch
+from medsam2_ft.losses import LossWeights, PromptLosses, mask_dsc, prompt_losses
+from medsam2_ft.resize import normalize
+from medsam2_ft.sam2_adapter import Sam2, build_model, enable_activation_checkpointing
+from medsam2_ft.trainable import ENCODER, TrainableParts, freeze_all_but
+
+
+class FineTuner(LightningModule):
+    """Fine-tunes SAM2 on prompted slices.
+
+    The encoder runs once per slice, the decoder once per prompt. The loss of a step is the sum over
+    its prompts; before the optimiser steps, the gradients are divided by the number of prompts on
+    all ranks and accumulated batches, so that neither the number of processes nor an uneven number
+    of objects changes what is learned.
+
+    Args:
+        variant: Released SAM2 model, for example ``sam2.1_hiera_tiny`` (`medsam2-ft weights` lists
+            them), or ``tiny_test``.
+        weights: ``pretrained`` (official file, looked up or downloaded), ``random``, or the path of
+            an official ``.pt``, an export or a Lightning ``.ckpt``.
+        image_size: Side of the square input in pixels; linked to ``data.image_size``.
+        trainable: ``encoder+decoder``; ``decoder``; ``last_1_stages+decoder`` to
+            ``last_3_stages+decoder`` (the encoder's last stages); ``reached`` (everything that the
+            loss reaches, the prompt encoder too). Heads that the chosen losses do not reach are
+            always frozen.
+        dice_weight: Weight of the single mask's Dice loss.
+        bce_weight: Weight of the single mask's binary cross-entropy.
+        multimask_weight: Weight of Dice + cross-entropy of the three multimask tokens.
+        iou_weight: Weight of the IoU head's L1 loss.
+        object_score_weight: Weight of the object score's cross-entropy.
+        lr_encoder: Peak learning rate of the image encoder.
+        lr_decoder: Peak learning rate of everything else that trains.
+        weight_decay: AdamW's; not applied to biases and norms.
+        beta2: AdamW's second moment decay.
+        warmup_share: Share of all optimiser steps with a linearly rising learning rate.
+        final_lr_share: Learning rate at the end as a share of its peak (cosine in between); 1
+            keeps it constant after the warm-up.
+        activation_checkpointing: Recompute the encoder's blocks in the backward pass: about a
+            third slower, a fraction of the memory.
+        compile_encoder: Run the image encoder through ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        variant: str = "sam2.1_hiera_tiny",
+        weights: str = "pretrained",
+        image_size: int = 1024,
+        trainable: TrainableParts = "encoder+decoder",
+        dice_weight: float = 1.0,
+        bce_weight: float = 1.0,
+        multimask_weight: float = 1.0,
+        iou_weight: float = 1.0,
+        object_score_weight: float = 1.0,
+        lr_encoder: float = 2e-5,
+        lr_decoder: float = 1e-4,
+        weight_decay: float = 0.01,
+        beta2: float = 0.999,
+        warmup_share: float = 0.05,
+        final_lr_share: float = 0.01,
+        activation_checkpointing: bool = False,
+        compile_encoder: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.loss_weights = LossWeights(
+            dice=dice_weight,
+            bce=bce_weight,
+            multimask=multimask_weight,
+            iou=iou_weight,
+            object_score=object_score_weight,
+        )
+        self.model: Sam2 = build_model(variant, image_size=image_size, weights=weights)
+        freeze_all_but(self.model, trainable, self.loss_weights)
+        if activation_checkpointing:
+            enable_activation_checkpointing(self.model)
+        if compile_encoder:
+            # in place: wrapping the module would put a prefix in front of the state's keys
+            self.model.core.image_encoder.compile()
+        self.evaluation_means = torch.nn.ModuleDict(
+            {
+                name: MeanMetric(nan_strategy="ignore")
+                for name in ("loss", "dice_loss", "bce_loss", "dsc")
+            }
+        )
+        self.prompts_since_step = 0
+
+    def training_step(self, batch: SliceBatch, batch_idx: int) -> Tensor:
+        """Returns the summed loss of the batch's prompts, scaled for `on_before_optimizer_step`."""
+        losses, mask_logits, masks = self._losses(batch)
+        n_prompts = len(batch.boxes)
+        self.prompts_since_step += n_prompts
+        total = losses.total(self.loss_weights)
+        if n_prompts == 0:  # one stand-in prompt keeps every parameter in the graph on this rank
+            total = total * 0
+        else:
+            self._log_training(losses, total, mask_dsc(mask_logits[:, 0], masks))
+        # undo the averages over ranks (DDP) and over accumulated batches (Lightning)
+        return total.sum() * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divides the gradients by the prompts of this step; runs before clipping."""
+        n_prompts = torch.tensor(float(self.prompts_since_step), device=self.device)
+        n_prompts = self.trainer.strategy.reduce(n_prompts, reduce_op="sum").clamp(min=1)
+        self.prompts_since_step = 0
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        torch._foreach_div_(grads, n_prompts)
+        self.log("grad_norm", torch.nn.utils.get_total_norm(grads))
+        for group in optimizer.param_groups:
+            if not group["name"].endswith("/no_decay"):
+                self.log(f"lr/{group['name']}", group["lr"])
+
+    def validation_step(self, batch: SliceBatch, batch_idx: int) -> None:
+        """Adds the batch's prompts to the validation means."""
+        self._evaluation_step(batch, "val")
+
+    def test_step(self, batch: SliceBatch, batch_idx: int) -> None:
+        """Adds the batch's prompts to the test means."""
+        self._evaluation_step(batch, "test")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW, four parameter groups, linear warm-up and cosine decay per optimiser step."""
+        optimizer = torch.optim.AdamW(
+            self._parameter_groups(),
+            betas=(0.9, self.hparams["beta2"]),
+            fused=self.device.type == "cuda",
+        )
+        total_steps = self.trainer.estimated_stepping_batches
+        warmup_steps = max(1, round(self.hparams["warmup_share"] * total_steps))
+        final_share = self.hparams["final_lr_share"]
+
+        def lr_share(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / warmup_steps
+            progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+            return float(final_share + (1 - final_share) * (1 + math.cos(math.pi * progress)) / 2)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_share)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _losses(self, batch: SliceBatch) -> tuple[PromptLosses, Tensor, Tensor]:
+        """Encodes slices, decodes prompts; a batch without prompts gets one empty stand-in."""
+        boxes, masks, image_index = batch.boxes, batch.masks, batch.image_index
+        if len(boxes) == 0:
+            boxes = boxes.new_zeros(1, 4)
+            masks = masks.new_zeros(1, *masks.shape[1:])
+            image_index = image_index.new_zeros(1)
+        encoding = self.model.encode(normalize(batch.images))
+        decoded = self.model.decode_all(encoding, image_index, boxes)
+        losses = prompt_losses(decoded.mask_logits, decoded.iou, decoded.object_score_logits, masks)
+        return losses, decoded.mask_logits, masks
+
+    def _evaluation_step(self, batch: SliceBatch, stage: Literal["val", "test"]) -> None:
+        if len(batch.boxes) == 0:
+            return
+        encoding = self.model.encode(normalize(batch.images))
+        decoded = self.model.decode_all(encoding, batch.image_index, batch.boxes)
+        losses = prompt_losses(
+            decoded.mask_logits, decoded.iou, decoded.object_score_logits, batch.masks
+        )
+        # the mask that Meta's default settings would return, not simply token 0
+        chosen = self.model.decode(encoding, batch.image_index, batch.boxes)
+        values = {
+            "loss": losses.total(self.loss_weights),
+            "dice_loss": losses.dice,
+            "bce_loss": losses.bce,
+            "dsc": mask_dsc(chosen.mask_logits[:, 0], batch.masks),
+        }
+        for name, value in values.items():
+            mean = self.evaluation_means[name]
+            mean.update(value.float())
+            self.log(f"{stage}/{name}", mean, batch_size=len(batch.boxes), prog_bar=name == "dsc")
+
+    def _log_training(self, losses: PromptLosses, total: Tensor, dsc: Tensor) -> None:
+        values = {
+            "loss": total,
+            "dice_loss": losses.dice,
+            "bce_loss": losses.bce,
+            "multimask_loss": losses.multimask,
+            "iou_loss": losses.iou,
+            "score_loss": losses.object_score,
+            "dsc": dsc,
+        }
+        for name, value in values.items():
+            mean = value.detach().nanmean()
+            self.log(f"train/{name}", mean, prog_bar=name in ("loss", "dsc"))
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Encoder and decoder, each with decayed weights and undecayed biases and norms."""
+        groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
+        for name, parameter in self.model.core.named_parameters():
+            if parameter.requires_grad:
+                part = "encoder" if name.startswith(ENCODER) else "decoder"
+                groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
+        return [
+            {
+                "name": part if decayed else f"{part}/no_decay",
+                "params": parameters,
+                "lr": self.hparams[f"lr_{part}"],
+                "weight_decay": self.hparams["weight_decay"] if decayed else 0.0,
+            }
+            for (part, decayed), parameters in groups.items()
+        ]
