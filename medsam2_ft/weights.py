@@ -1,0 +1,370 @@
+"""Where the weights come from: Meta's released files, our exports, our training checkpoints.
+
+Knows file names, checksums and the three file layouts; knows nothing of the ``sam2`` package.
+Files are read with ``weights_only=True``: nothing in a checkpoint is ever executed.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from medsam2_ft.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS_ENV: Final = "MEDSAM2FT_CHECKPOINTS"
+LIGHTNING_PREFIX: Final = "model.core."
+_HOST: Final = "https://dl.fbaipublicfiles.com/segment_anything_2"
+_CHUNK_BYTES: Final = 1 << 20
+_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One released SAM2 model.
+
+    Attributes:
+        name: Our name for it, the stem of Meta's checkpoint.
+        config: Config file inside the ``sam2`` package.
+        checkpoint: File name of Meta's checkpoint.
+        sha256: Checksum of that file, hexadecimal.
+        url: Where Meta publishes the file.
+        embed_dim: Width of the first encoder stage.
+        blocks: Number of encoder blocks.
+        is_sam21: Whether it belongs to SAM 2.1, which has tensors that SAM 2 lacks.
+    """
+
+    name: str
+    config: str
+    checkpoint: str
+    sha256: str
+    url: str
+    embed_dim: int
+    blocks: int
+    is_sam21: bool
+
+
+def _variant(name: str, config: str, sha256: str, embed_dim: int, blocks: int) -> Variant:
+    """Fills in what follows from the name."""
+    is_sam21 = name.startswith("sam2.1")
+    folder, release = ("sam2.1", "092824") if is_sam21 else ("sam2", "072824")
+    file = f"{name}.pt"
+    return Variant(
+        name=name,
+        config=f"configs/{folder}/{config}.yaml",
+        checkpoint=file,
+        sha256=sha256,
+        url=f"{_HOST}/{release}/{file}",
+        embed_dim=embed_dim,
+        blocks=blocks,
+        is_sam21=is_sam21,
+    )
+
+
+VARIANTS: Final[Mapping[str, Variant]] = {
+    variant.name: variant
+    for variant in (
+        _variant(
+            "sam2_hiera_tiny",
+            "sam2_hiera_t",
+            "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125",
+            96,
+            12,
+        ),
+        _variant(
+            "sam2_hiera_small",
+            "sam2_hiera_s",
+            "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3",
+            96,
+            16,
+        ),
+        _variant(
+            "sam2_hiera_base_plus",
+            "sam2_hiera_b+",
+            "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071",
+            112,
+            24,
+        ),
+        _variant(
+            "sam2_hiera_large",
+            "sam2_hiera_l",
+            "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b",
+            144,
+            48,
+        ),
+        _variant(
+            "sam2.1_hiera_tiny",
+            "sam2.1_hiera_t",
+            "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+            96,
+            12,
+        ),
+        _variant(
+            "sam2.1_hiera_small",
+            "sam2.1_hiera_s",
+            "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+            96,
+            16,
+        ),
+        _variant(
+            "sam2.1_hiera_base_plus",
+            "sam2.1_hiera_b+",
+            "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+            112,
+            24,
+        ),
+        _variant(
+            "sam2.1_hiera_large",
+            "sam2.1_hiera_l",
+            "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+            144,
+            48,
+        ),
+    )
+}
+
+
+def checkpoint_folder() -> Path:
+    """Returns the folder of Meta's files: ``$MEDSAM2FT_CHECKPOINTS``, else ``./checkpoints``."""
+    return Path(os.environ.get(CHECKPOINTS_ENV) or "checkpoints")
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the hexadecimal sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def resolve_weights(weights: str, variant: str) -> Path | None:
+    """Turns the user's choice of weights into a file.
+
+    Args:
+        weights: ``pretrained`` (Meta's file, looked up in ``checkpoint_folder()``, else
+            downloaded there), ``random``, or the path of a checkpoint.
+        variant: Model that the weights are for; only ``pretrained`` uses it.
+
+    Returns:
+        An existing file, or None for ``random``.
+
+    Raises:
+        UserError: A path that is no file, a model without released weights, a file in the
+            checkpoint folder with another checksum, or a download that failed.
+    """
+    if weights == "random":
+        return None
+    if weights == "pretrained":
+        return _pretrained(variant)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such checkpoint file. Give the path of a .pt or .ckpt file, "
+            "'pretrained' or 'random'."
+        )
+    return path
+
+
+def _pretrained(variant: str) -> Path:
+    """Returns Meta's checked file for ``variant``, downloading it where it is missing."""
+    if variant not in VARIANTS:
+        raise UserError(
+            f"{variant} has no released weights. Use --model.weights random or give a path."
+        )
+    entry = VARIANTS[variant]
+    target = checkpoint_folder() / entry.checkpoint
+    if not target.is_file():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Every rank of a distributed run comes here: one downloads, the others wait.
+            with FileLock(target.with_name(f".{target.name}.lock")):
+                if not target.is_file():
+                    _download(entry, target)
+        except OSError as error:
+            raise UserError(
+                f"{target}: not there, and downloading it failed ({error}). Put the file from "
+                f"{entry.url} there, or train from scratch with --model.weights random."
+            ) from error
+    if not _is_verified(target, entry.sha256):
+        raise UserError(
+            f"{target}: its sha256 is not that of Meta's {entry.checkpoint}; the file is damaged "
+            f"or another one. Delete it, or pass it as a path: --model.weights {target}."
+        )
+    return target
+
+
+def _is_verified(path: Path, sha256: str) -> bool:
+    """Checks a file's sha256, remembering the result until its size or time changes."""
+    stat = path.stat()
+    stamp = {"sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    note = path.with_name(f".{path.name}.verified.json")
+    try:
+        if json.loads(note.read_text()) == stamp:
+            return True
+    except (OSError, ValueError):
+        pass  # no note, or one that another version wrote: hash the file
+    if sha256_of(path) != sha256:
+        return False
+    try:
+        _write_note(note, stamp)
+    except OSError:
+        logger.debug("cannot write %s; the checksum is computed again next time", note)
+    return True
+
+
+def _write_note(note: Path, stamp: Mapping[str, object]) -> None:
+    """Writes the remembered checksum through a temporary name."""
+    temporary = note.with_name(f"{note.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(stamp))
+    temporary.replace(note)
+
+
+def _download(entry: Variant, target: Path) -> None:
+    """Fetches a released file through ``<name>.part``, continuing what an earlier try left.
+
+    Raises:
+        OSError: No network, the server refused, or the connection broke.
+        UserError: The bytes that arrived have another checksum; they are deleted.
+    """
+    part = target.with_name(f"{target.name}.part")
+    logger.warning("Downloading %s to %s", entry.url, target)
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(entry.url)
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            resumed = response.status == 206
+            _receive(response, part, append=resumed, start=start if resumed else 0)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # "range not satisfiable": the part is already complete
+            raise
+    if sha256_of(part) != entry.sha256:
+        part.unlink()
+        raise UserError(
+            f"{entry.url}: the download has a wrong sha256 and was deleted. Try again, or put "
+            f"the file at {target} yourself."
+        )
+    part.replace(target)
+
+
+def _receive(response: Any, part: Path, *, append: bool, start: int) -> None:
+    """Copies a response to a file with a progress bar.
+
+    Raises:
+        OSError: The connection broke, or fewer bytes came than were announced.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    received = start
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with (
+        part.open("ab" if append else "wb") as file,
+        Progress(*columns, TimeRemainingColumn()) as progress,
+    ):
+        task = progress.add_task(part.stem, total=total, completed=start)
+        while chunk := response.read(_CHUNK_BYTES):
+            file.write(chunk)
+            received += len(chunk)
+            progress.update(task, completed=received)
+    if total is not None and received != total:
+        raise OSError(f"the connection closed after {received} of {total} bytes")
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Reads a model state with the official key names.
+
+    Understands ``{"model": ...}`` (Meta's files and our exports) and Lightning checkpoints
+    (``{"state_dict": ...}`` with keys under ``model.core.``).
+
+    Args:
+        path: Checkpoint file in PyTorch's zip format.
+
+    Returns:
+        Tensors on the CPU by their official names.
+
+    Raises:
+        UserError: The file is missing, truncated, not a checkpoint, holds anything but plain
+            data, or has none of the layouts above.
+    """
+    content = _read(path)
+    state = content.get("model") if isinstance(content, dict) else None
+    if state is None and isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        state = _from_lightning(content["state_dict"])
+    if not isinstance(state, dict) or not state:
+        raise UserError(
+            f"{path}: holds no SAM2 weights. Expected Meta's layout {{'model': ...}} or a "
+            "training checkpoint of this project."
+        )
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(f"{path}: entry {key!r} is not a tensor; this is no SAM2 checkpoint.")
+    return state
+
+
+def _read(path: Path) -> Any:
+    """Loads plain data from PyTorch's zip format, refusing everything else."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file.")
+    # Older pickles without a zip around them are refused: no checkpoint that we accept has one.
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path}: truncated, or not a PyTorch checkpoint. Copy or download it again."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: refused, it holds more than plain weights or is damaged "
+            f"({_first_line(error)})."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged checkpoint ({_first_line(error)}). Copy or download it again."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, for messages of one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _from_lightning(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Keeps the model's tensors of a Lightning checkpoint and gives them their official names."""
+    # torch.compile wraps modules and shows in their names.
+    plain = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    return {
+        key.removeprefix(LIGHTNING_PREFIX): value
+        for key, value in plain.items()
+        if key.startswith(LIGHTNING_PREFIX)
+    }
+
+
+def guess_variant(state: Mapping[str, Tensor]) -> str | None:
+    """Names the released model that a state looks like, by its encoder and its SAM 2.1 tensors.
+
+    Returns:
+        A key of ``VARIANTS``, or None where nothing fits.
+    """
+    blocks = {key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")}
+    patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
+    if patch is None:
+        return None
+    signature = (patch.shape[0], len(blocks), "no_obj_embed_spatial" in state)
+    for variant in VARIANTS.values():
+        if (variant.embed_dim, variant.blocks, variant.is_sam21) == signature:
+            return variant.name
+    return None
