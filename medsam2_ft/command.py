@@ -9,6 +9,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionYesNo, ArgumentParser
 
 from medsam2_ft.entry import explain_unknown_option
+from medsam2_ft.errors import UserError
 
 
 class CommandParser(ArgumentParser):
@@ -24,10 +25,13 @@ class CommandParser(ArgumentParser):
         return action
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises ``argparse.ArgumentError`` with the closest option and the way to the help."""
+        """Raises ``UserError`` with the closest option and the way to the help.
+
+        Not ``argparse.ArgumentError``: the parser would catch that and call ``error`` again.
+        """
         known = [option for action in self._actions for option in action.option_strings]
         text = explain_unknown_option(message, known)
-        raise argparse.ArgumentError(None, f"{text}; see {self.prog} --help") from ex
+        raise UserError(f"{text}; see {self.prog} --help") from ex
 
 
 def build_parser(function: Callable[..., object], prog: str) -> CommandParser:
@@ -59,7 +63,7 @@ def run_command(function: Callable[..., object], prog: str, args: Sequence[str])
         args: What follows the command's name on the command line.
 
     Raises:
-        argparse.ArgumentError: The arguments do not fit the function; the message says which.
+        UserError: The arguments do not fit the function; the message says which.
     """
     parser = build_parser(function, prog)
     values = parser.instantiate(parser.parse_args(list(args))).as_dict()

@@ -19,7 +19,7 @@ def run(main: Callable[[], object]) -> int:
     """Runs an entry point and turns what it raises into an exit code.
 
     A command that wants another exit code raises ``SystemExit``, which passes through. Parsers
-    are built with ``exit_on_error=False``, so that a bad option arrives here as well.
+    raise for a bad option instead of exiting, so that it arrives here as well.
 
     Args:
         main: The work; what it returns is ignored.
@@ -56,10 +56,10 @@ def explain_unknown_option(message: str, known: Iterable[str]) -> str:
 
     Returns:
         The message, followed by ``(did you mean --workers?)`` where it complains about an unknown
-        option and a known one resembles it; otherwise the message as it came.
+        option and a known one resembles it, otherwise as it came.
     """
     match = _UNKNOWN_OPTION.search(message)
-    if match is None:
+    if match is None or "did you mean" in message:  # a parser may report one error twice
         return message
     option = match.group(1).split("=", maxsplit=1)[0]
     closest = closest_name(option, known)

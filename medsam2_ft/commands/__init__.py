@@ -1,0 +1,1 @@
+"""Commands that are no more than a view on a module of the package."""
