@@ -168,15 +168,15 @@ def _scale(
     values: NDArray[np.float32], lower: float, upper: float, *, step: bool
 ) -> NDArray[np.float32]:
     """Scales [lower, upper] to 0-255; an empty range is a step at ``upper``, or 0 throughout."""
-    if upper > lower:
-        # halved before they are subtracted: the range of float32 values need not fit a float32
+    # halved before they are subtracted: the range of float32 values need not fit a float32
+    width = np.float32(upper * 0.5 - lower * 0.5)
+    scaled: NDArray[np.float32]
+    if upper > lower and width >= np.finfo(np.float32).tiny:
         half = np.clip(values, np.float32(lower), np.float32(upper)) * np.float32(0.5)
-        width = np.float32(upper * 0.5 - lower * 0.5)
-        if width >= np.finfo(np.float32).tiny:
-            scaled: NDArray[np.float32] = (half - np.float32(lower * 0.5)) / width
-            scaled = np.rint(scaled * np.float32(255.0))
-            return scaled
-    return np.where(values >= upper, np.float32(255.0 if step else 0.0), np.float32(0.0))
+        scaled = (half - np.float32(lower * 0.5)) / width * np.float32(255.0)
+    else:
+        scaled = np.where(values >= upper, np.float32(255.0 if step else 0.0), np.float32(0.0))
+    return np.rint(scaled, out=scaled)
 
 
 def _slices_float32(array: NDArray[Any]) -> Iterator[NDArray[np.float32]]:

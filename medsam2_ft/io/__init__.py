@@ -1,0 +1,1 @@
+"""Volumes, label volumes and npz cases on disk."""
