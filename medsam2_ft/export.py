@@ -122,9 +122,9 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: The file is not a checkpoint of this project, or the target cannot be written.
     """
-    from medsam2_ft.weights import load_checkpoint
+    from medsam2_ft.weights import read_checkpoint
 
-    content = load_checkpoint(checkpoint)
+    content = read_checkpoint(checkpoint)
     if CHECKPOINT_KEY not in content or "state_dict" not in content:
         raise UserError(
             f"{checkpoint}: not a training checkpoint of medsam2-ft (official .pt files and exports"

@@ -5,13 +5,20 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from medsam2_ft.data.batch import SliceBatch
 from medsam2_ft.losses import LossWeights, PromptLosses, mask_dsc, prompt_losses
 from medsam2_ft.resize import normalize
-from medsam2_ft.sam2_adapter import Sam2, build_model, enable_activation_checkpointing
+from medsam2_ft.sam2_adapter import (
+    Decoded,
+    Encoding,
+    Sam2,
+    build_model,
+    enable_activation_checkpointing,
+)
 from medsam2_ft.trainable import ENCODER, TrainableParts, freeze_all_but
 
 
@@ -80,30 +87,26 @@ class FineTuner(LightningModule):
             object_score=object_score_weight,
         )
         self.model: Sam2 = build_model(variant, image_size=image_size, weights=weights)
+        self.model.train()
         freeze_all_but(self.model, trainable, self.loss_weights)
         if activation_checkpointing:
             enable_activation_checkpointing(self.model)
         if compile_encoder:
             # in place: wrapping the module would put a prefix in front of the state's keys
             self.model.core.image_encoder.compile()
-        self.evaluation_means = torch.nn.ModuleDict(
-            {
-                name: MeanMetric(nan_strategy="ignore")
-                for name in ("loss", "dice_loss", "bce_loss", "dsc")
-            }
-        )
+        self.mean_loss = MeanMetric()
+        self.mean_dice_loss = MeanMetric()
+        self.mean_bce_loss = MeanMetric()
+        self.mean_dsc = MeanMetric(nan_strategy="ignore")
         self.prompts_since_step = 0
 
     def training_step(self, batch: SliceBatch, batch_idx: int) -> Tensor:
         """Returns the summed loss of the batch's prompts, scaled for `on_before_optimizer_step`."""
-        losses, mask_logits, masks = self._losses(batch)
-        n_prompts = len(batch.boxes)
-        self.prompts_since_step += n_prompts
+        decoded, losses = self._decode(batch)[1:]
         total = losses.total(self.loss_weights)
-        if n_prompts == 0:  # one stand-in prompt keeps every parameter in the graph on this rank
-            total = total * 0
-        else:
-            self._log_training(losses, total, mask_dsc(mask_logits[:, 0], masks))
+        if len(total) > 0:  # a padding batch has no prompts
+            self.prompts_since_step += len(total)
+            self._log_training(losses, total, mask_dsc(decoded.mask_logits[:, 0], batch.masks))
         # undo the averages over ranks (DDP) and over accumulated batches (Lightning)
         return total.sum() * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
@@ -127,22 +130,22 @@ class FineTuner(LightningModule):
         """Adds the batch's prompts to the test means."""
         self._evaluation_step(batch, "test")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, four parameter groups, linear warm-up and cosine decay per optimiser step."""
         optimizer = torch.optim.AdamW(
             self._parameter_groups(),
             betas=(0.9, self.hparams["beta2"]),
             fused=self.device.type == "cuda",
         )
-        total_steps = self.trainer.estimated_stepping_batches
-        warmup_steps = max(1, round(self.hparams["warmup_share"] * total_steps))
-        final_share = self.hparams["final_lr_share"]
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        warmup_steps: int = max(1, round(self.hparams["warmup_share"] * total_steps))
+        final_share: float = self.hparams["final_lr_share"]
 
         def lr_share(step: int) -> float:
             if step < warmup_steps:
                 return (step + 1) / warmup_steps
             progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-            return float(final_share + (1 - final_share) * (1 + math.cos(math.pi * progress)) / 2)
+            return final_share + (1 - final_share) * (1 + math.cos(math.pi * progress)) / 2
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_share)
         return {
@@ -150,37 +153,27 @@ class FineTuner(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _losses(self, batch: SliceBatch) -> tuple[PromptLosses, Tensor, Tensor]:
-        """Encodes slices, decodes prompts; a batch without prompts gets one empty stand-in."""
-        boxes, masks, image_index = batch.boxes, batch.masks, batch.image_index
-        if len(boxes) == 0:
-            boxes = boxes.new_zeros(1, 4)
-            masks = masks.new_zeros(1, *masks.shape[1:])
-            image_index = image_index.new_zeros(1)
-        encoding = self.model.encode(normalize(batch.images))
-        decoded = self.model.decode_all(encoding, image_index, boxes)
-        losses = prompt_losses(decoded.mask_logits, decoded.iou, decoded.object_score_logits, masks)
-        return losses, decoded.mask_logits, masks
-
-    def _evaluation_step(self, batch: SliceBatch, stage: Literal["val", "test"]) -> None:
-        if len(batch.boxes) == 0:
-            return
+    def _decode(self, batch: SliceBatch) -> tuple[Encoding, Decoded, PromptLosses]:
+        """Encodes slices once, decodes every prompt to all tokens, compares with the masks."""
         encoding = self.model.encode(normalize(batch.images))
         decoded = self.model.decode_all(encoding, batch.image_index, batch.boxes)
         losses = prompt_losses(
             decoded.mask_logits, decoded.iou, decoded.object_score_logits, batch.masks
         )
+        return encoding, decoded, losses
+
+    def _evaluation_step(self, batch: SliceBatch, stage: Literal["val", "test"]) -> None:
+        if len(batch.boxes) == 0:  # padding, so that all ranks take as many steps
+            return
+        encoding, _, losses = self._decode(batch)
         # the mask that Meta's default settings would return, not simply token 0
         chosen = self.model.decode(encoding, batch.image_index, batch.boxes)
-        values = {
-            "loss": losses.total(self.loss_weights),
-            "dice_loss": losses.dice,
-            "bce_loss": losses.bce,
-            "dsc": mask_dsc(chosen.mask_logits[:, 0], batch.masks),
-        }
-        for name, value in values.items():
-            mean = self.evaluation_means[name]
-            mean.update(value.float())
+        self.mean_loss.update(losses.total(self.loss_weights))
+        self.mean_dice_loss.update(losses.dice)
+        self.mean_bce_loss.update(losses.bce)
+        self.mean_dsc.update(mask_dsc(chosen.mask_logits[:, 0], batch.masks))
+        for name in ("loss", "dice_loss", "bce_loss", "dsc"):
+            mean: MeanMetric = getattr(self, f"mean_{name}")
             self.log(f"{stage}/{name}", mean, batch_size=len(batch.boxes), prog_bar=name == "dsc")
 
     def _log_training(self, losses: PromptLosses, total: Tensor, dsc: Tensor) -> None:

@@ -66,7 +66,8 @@ def trainable_names(model: Sam2, parts: TrainableParts, weights: LossWeights) ->
     return {
         name
         for name, _ in model.core.named_parameters()
-        if (name.startswith(prefixes) or name in stages) and not name.startswith(unreached)
+        if (name.startswith(prefixes) or f"core.{name}" in stages)
+        and not name.startswith(unreached)
     }
 
 

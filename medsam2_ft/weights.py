@@ -4,13 +4,8 @@ Knows file names, checksums and the three file layouts; knows nothing of the ``s
 Files are read with ``weights_only=True``: nothing in a checkpoint is ever executed.
 """
 
-import hashlib
-import json
-import logging
 import os
 import pickle
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +16,14 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from medsam2_ft.download import download, is_verified, sha256_of
 from medsam2_ft.errors import UserError
 
-logger = logging.getLogger(__name__)
+__all__ = ["VARIANTS", "Variant", "guess_variant", "load_state", "resolve_weights", "sha256_of"]
 
 CHECKPOINTS_ENV: Final = "MEDSAM2FT_CHECKPOINTS"
 LIGHTNING_PREFIX: Final = "model.core."
 _HOST: Final = "https://dl.fbaipublicfiles.com/segment_anything_2"
-_CHUNK_BYTES: Final = 1 << 20
-_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -57,95 +51,48 @@ class Variant:
     is_sam21: bool
 
 
-def _variant(name: str, config: str, sha256: str, embed_dim: int, blocks: int) -> Variant:
+# Size -> suffix of Meta's config file, width of the first encoder stage, number of blocks.
+_SIZES: Final = {
+    "tiny": ("t", 96, 12),
+    "small": ("s", 96, 16),
+    "base_plus": ("b+", 112, 24),
+    "large": ("l", 144, 48),
+}
+_SHA256: Final = {
+    "sam2_hiera_tiny": "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125",
+    "sam2_hiera_small": "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3",
+    "sam2_hiera_base_plus": "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071",
+    "sam2_hiera_large": "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b",
+    "sam2.1_hiera_tiny": "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+    "sam2.1_hiera_small": "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+    "sam2.1_hiera_base_plus": "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+    "sam2.1_hiera_large": "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+}
+
+
+def _variant(name: str) -> Variant:
     """Fills in what follows from the name."""
-    is_sam21 = name.startswith("sam2.1")
-    folder, release = ("sam2.1", "092824") if is_sam21 else ("sam2", "072824")
-    file = f"{name}.pt"
+    family, size = name.split("_hiera_")
+    suffix, embed_dim, blocks = _SIZES[size]
+    release = {"sam2": "072824", "sam2.1": "092824"}[family]
     return Variant(
         name=name,
-        config=f"configs/{folder}/{config}.yaml",
-        checkpoint=file,
-        sha256=sha256,
-        url=f"{_HOST}/{release}/{file}",
+        config=f"configs/{family}/{family}_hiera_{suffix}.yaml",
+        checkpoint=f"{name}.pt",
+        sha256=_SHA256[name],
+        url=f"{_HOST}/{release}/{name}.pt",
         embed_dim=embed_dim,
         blocks=blocks,
-        is_sam21=is_sam21,
+        is_sam21=family == "sam2.1",
     )
 
 
-VARIANTS: Final[Mapping[str, Variant]] = {
-    variant.name: variant
-    for variant in (
-        _variant(
-            "sam2_hiera_tiny",
-            "sam2_hiera_t",
-            "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125",
-            96,
-            12,
-        ),
-        _variant(
-            "sam2_hiera_small",
-            "sam2_hiera_s",
-            "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3",
-            96,
-            16,
-        ),
-        _variant(
-            "sam2_hiera_base_plus",
-            "sam2_hiera_b+",
-            "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071",
-            112,
-            24,
-        ),
-        _variant(
-            "sam2_hiera_large",
-            "sam2_hiera_l",
-            "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b",
-            144,
-            48,
-        ),
-        _variant(
-            "sam2.1_hiera_tiny",
-            "sam2.1_hiera_t",
-            "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
-            96,
-            12,
-        ),
-        _variant(
-            "sam2.1_hiera_small",
-            "sam2.1_hiera_s",
-            "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
-            96,
-            16,
-        ),
-        _variant(
-            "sam2.1_hiera_base_plus",
-            "sam2.1_hiera_b+",
-            "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
-            112,
-            24,
-        ),
-        _variant(
-            "sam2.1_hiera_large",
-            "sam2.1_hiera_l",
-            "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
-            144,
-            48,
-        ),
-    )
-}
+VARIANTS: Final[Mapping[str, Variant]] = {name: _variant(name) for name in _SHA256}
 
 
 def checkpoint_folder() -> Path:
     """Returns the folder of Meta's files: ``$MEDSAM2FT_CHECKPOINTS``, else ``./checkpoints``."""
     return Path(os.environ.get(CHECKPOINTS_ENV) or "checkpoints")
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the hexadecimal sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resolve_weights(weights: str, variant: str) -> Path | None:
@@ -190,98 +137,18 @@ def _pretrained(variant: str) -> Path:
             # Every rank of a distributed run comes here: one downloads, the others wait.
             with FileLock(target.with_name(f".{target.name}.lock")):
                 if not target.is_file():
-                    _download(entry, target)
+                    download(entry.url, target, entry.sha256)
         except OSError as error:
             raise UserError(
                 f"{target}: not there, and downloading it failed ({error}). Put the file from "
                 f"{entry.url} there, or train from scratch with --model.weights random."
             ) from error
-    if not _is_verified(target, entry.sha256):
+    if not is_verified(target, entry.sha256):
         raise UserError(
             f"{target}: its sha256 is not that of Meta's {entry.checkpoint}; the file is damaged "
             f"or another one. Delete it, or pass it as a path: --model.weights {target}."
         )
     return target
-
-
-def _is_verified(path: Path, sha256: str) -> bool:
-    """Checks a file's sha256, remembering the result until its size or time changes."""
-    stat = path.stat()
-    stamp = {"sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    note = path.with_name(f".{path.name}.verified.json")
-    try:
-        if json.loads(note.read_text()) == stamp:
-            return True
-    except (OSError, ValueError):
-        pass  # no note, or one that another version wrote: hash the file
-    if sha256_of(path) != sha256:
-        return False
-    try:
-        _write_note(note, stamp)
-    except OSError:
-        logger.debug("cannot write %s; the checksum is computed again next time", note)
-    return True
-
-
-def _write_note(note: Path, stamp: Mapping[str, object]) -> None:
-    """Writes the remembered checksum through a temporary name."""
-    temporary = note.with_name(f"{note.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(stamp))
-    temporary.replace(note)
-
-
-def _download(entry: Variant, target: Path) -> None:
-    """Fetches a released file through ``<name>.part``, continuing what an earlier try left.
-
-    Raises:
-        OSError: No network, the server refused, or the connection broke.
-        UserError: The bytes that arrived have another checksum; they are deleted.
-    """
-    part = target.with_name(f"{target.name}.part")
-    logger.warning("Downloading %s to %s", entry.url, target)
-    start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(entry.url)
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            resumed = response.status == 206
-            _receive(response, part, append=resumed, start=start if resumed else 0)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # "range not satisfiable": the part is already complete
-            raise
-    if sha256_of(part) != entry.sha256:
-        part.unlink()
-        raise UserError(
-            f"{entry.url}: the download has a wrong sha256 and was deleted. Try again, or put "
-            f"the file at {target} yourself."
-        )
-    part.replace(target)
-
-
-def _receive(response: Any, part: Path, *, append: bool, start: int) -> None:
-    """Copies a response to a file with a progress bar.
-
-    Raises:
-        OSError: The connection broke, or fewer bytes came than were announced.
-    """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    length = response.headers.get("Content-Length")
-    total = start + int(length) if length else None
-    received = start
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with (
-        part.open("ab" if append else "wb") as file,
-        Progress(*columns, TimeRemainingColumn()) as progress,
-    ):
-        task = progress.add_task(part.stem, total=total, completed=start)
-        while chunk := response.read(_CHUNK_BYTES):
-            file.write(chunk)
-            received += len(chunk)
-            progress.update(task, completed=received)
-    if total is not None and received != total:
-        raise OSError(f"the connection closed after {received} of {total} bytes")
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -300,7 +167,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
         UserError: The file is missing, truncated, not a checkpoint, holds anything but plain
             data, or has none of the layouts above.
     """
-    content = _read(path)
+    content = read_checkpoint(path)
     state = content.get("model") if isinstance(content, dict) else None
     if state is None and isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         state = _from_lightning(content["state_dict"])
@@ -315,7 +182,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _read(path: Path) -> Any:
+def read_checkpoint(path: Path) -> Any:
     """Loads plain data from PyTorch's zip format, refusing everything else."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file.")
