@@ -1,0 +1,211 @@
+"""SAM2 as the rest of the package sees it: encode a slice, decode boxes, track with memory.
+
+Calls four entry points of Meta's model (``forward_image``, the prompt encoder, the mask decoder's
+``predict_masks``, ``track_step``) and hides their layouts. ``sam2_adapter.build_model`` makes it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from medsam2_ft.features import Decoded, Encoding, Tracked
+from medsam2_ft.memory import MemoryReach
+
+
+class Sam2(nn.Module):
+    """SAM2 as the rest of the package sees it. Build it with ``build_model``.
+
+    Args:
+        core: Meta's ``SAM2Base``.
+        variant: Name of the model.
+        image_size: Side of its square input in pixels.
+    """
+
+    core: Any
+
+    def __init__(self, core: nn.Module, variant: str, image_size: int) -> None:
+        super().__init__()
+        self.core = core
+        self.variant = variant
+        self.image_size = image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.core.parameters()).device  # type: ignore[no-any-return]
+
+    def encode(self, images: Float[Tensor, "b 3 s s"]) -> Encoding:
+        """Runs the image encoder.
+
+        Args:
+            images: Normalised slices of the model's size (``resize.to_input``, ``normalize``).
+
+        Returns:
+            Features for ``decode``, ``decode_all`` and ``track``.
+        """
+        fine, middle, coarse = self.core.forward_image(images)["backbone_fpn"]
+        return Encoding((fine, middle, coarse))
+
+    def decode_all(
+        self,
+        encoding: Encoding,
+        image_index: Int[Tensor, " n"],
+        boxes_xyxy: Float[Tensor, "n 4"],
+    ) -> Decoded:
+        """Decodes one box per prompt and returns all four mask tokens, for training.
+
+        Args:
+            encoding: Features of ``b`` slices.
+            image_index: Slice of each prompt, 0 to ``b - 1``.
+            boxes_xyxy: Boxes in pixels of the model's input.
+
+        Returns:
+            Token 0 is the single mask, tokens 1-3 are the alternatives for ambiguous prompts.
+            Without prompts the result is empty and still connected to every parameter, so that
+            ranks of a distributed run with nothing to segment take part in the same reductions.
+        """
+        if len(boxes_xyxy) == 0:
+            # One dummy prompt, cut away again: some attention and convolution kernels refuse an
+            # empty batch.
+            one = self._tokens(encoding, image_index.new_zeros(1), boxes_xyxy.new_zeros((1, 4)))
+            return Decoded(one.mask_logits[:0], one.iou[:0], one.object_score_logits[:0])
+        return self._tokens(encoding, image_index, boxes_xyxy)
+
+    def decode(
+        self,
+        encoding: Encoding,
+        image_index: Int[Tensor, " n"],
+        boxes_xyxy: Float[Tensor, "n 4"],
+    ) -> Decoded:
+        """Decodes one box per prompt to one mask, as ``SAM2ImagePredictor`` does.
+
+        An unstable single mask is replaced by the best of the three alternatives (Meta's
+        ``dynamic_multimask_via_stability``), in training mode too. The object score blanks
+        nothing here.
+
+        Args:
+            encoding: Features of ``b`` slices.
+            image_index: Slice of each prompt, 0 to ``b - 1``.
+            boxes_xyxy: Boxes in pixels of the model's input.
+
+        Returns:
+            One mask per prompt; empty without prompts.
+        """
+        tokens = self.decode_all(encoding, image_index, boxes_xyxy)
+        decoder = self.core.sam_mask_decoder
+        if decoder.dynamic_multimask_via_stability:
+            masks, iou = decoder._dynamic_multimask_via_stability(tokens.mask_logits, tokens.iou)
+        else:
+            masks, iou = tokens.mask_logits[:, :1], tokens.iou[:, :1]
+        return Decoded(masks, iou, tokens.object_score_logits)
+
+    def _tokens(
+        self,
+        encoding: Encoding,
+        image_index: Int[Tensor, " n"],
+        boxes_xyxy: Float[Tensor, "n 4"],
+    ) -> Decoded:
+        """Runs prompt encoder and mask decoder for at least one prompt."""
+        core = self.core
+        sparse, dense = core.sam_prompt_encoder(
+            points=_box_points(boxes_xyxy), boxes=None, masks=None
+        )
+        # The prompts of a single slice share its features by broadcasting. Several slices are
+        # gathered: the additions that use the copies keep none of them for the backward pass.
+        shared = len(encoding.levels[0]) == 1
+        fine, middle, coarse = (encoding if shared else encoding.select(image_index)).levels
+        if core.directly_add_no_mem_embed:
+            coarse = coarse + core.no_mem_embed.reshape(1, -1, 1, 1)
+        masks, iou, _, object_score_logits = core.sam_mask_decoder.predict_masks(
+            image_embeddings=coarse,
+            image_pe=core.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            repeat_image=shared,
+            high_res_features=[fine, middle],
+        )
+        return Decoded(masks, iou, object_score_logits)
+
+    @property
+    def memory_reach(self) -> MemoryReach:
+        """How many frames back tracking reads memory features and object pointers."""
+        core = self.core
+        stride = core.memory_temporal_stride_for_eval
+        return MemoryReach((core.num_maskmem - 1) * stride, core.max_obj_ptrs_in_encoder - 1)
+
+    def track(
+        self,
+        encoding: Encoding,
+        frame: int,
+        memory: Mapping[str, Mapping[int, Mapping[str, Any]]] | None,
+        *,
+        boxes_xyxy: Float[Tensor, "n 4"] | None,
+        num_frames: int,
+        reverse: bool,
+    ) -> Tracked:
+        """Segments ``n`` objects in one frame as ``SAM2VideoPredictor`` does, in inference only.
+
+        Holes are not filled: Meta's predictor does it only where its CUDA extension is built.
+
+        Args:
+            encoding: Features of this one frame (``b == 1``).
+            frame: Its index.
+            memory: Meta's ``output_dict`` (``memory.joint_memory``), each entry batched over the
+                same ``n`` objects; None on the prompted frame, where memory is not read.
+            boxes_xyxy: Box prompts in input pixels on the prompted frame, else None.
+            num_frames: Length of the volume; bounds how far back pointers reach.
+            reverse: Whether frames are visited from last to first.
+
+        Returns:
+            Masks, and the memory that later frames read.
+
+        Raises:
+            ValueError: Neither or both of ``memory`` and ``boxes_xyxy`` are given.
+        """
+        core = self.core
+        points = None
+        if boxes_xyxy is not None and memory is None:
+            count = len(boxes_xyxy)
+            points = dict(
+                zip(("point_coords", "point_labels"), _box_points(boxes_xyxy), strict=True)
+            )
+        elif memory is not None and boxes_xyxy is None:
+            count = len(next(iter(memory["cond_frame_outputs"].values()))["obj_ptr"])
+        else:
+            raise ValueError("track takes either boxes (prompted frame) or memory (other frames).")
+        levels = [level.expand(count, -1, -1, -1) for level in encoding.levels]
+        position = core.image_encoder.neck.position_encoding(encoding.levels[-1])
+        position = position.to(levels[-1].dtype).expand(count, -1, -1, -1)
+        out = core.track_step(
+            frame_idx=frame,
+            is_init_cond_frame=points is not None,
+            current_vision_feats=[_sequence(level) for level in levels],
+            current_vision_pos_embeds=[_sequence(position)],
+            feat_sizes=[tuple(level.shape[-2:]) for level in levels],
+            point_inputs=points,
+            mask_inputs=None,
+            output_dict=memory,
+            num_frames=num_frames,
+            track_in_reverse=reverse,
+        )
+        return Tracked(
+            mask_logits=out["pred_masks"],
+            memory_features=out["maskmem_features"].to(torch.bfloat16),
+            memory_position=out["maskmem_pos_enc"][-1][:1],
+            pointer=out["obj_ptr"],
+            object_score_logits=out["object_score_logits"],
+        )
+
+
+def _sequence(level: Float[Tensor, "n c h w"]) -> Float[Tensor, "hw n c"]:
+    """Flattens a feature map to the sequence layout of SAM2's memory attention."""
+    return level.flatten(2).permute(2, 0, 1)
+
+
+def _box_points(boxes_xyxy: Float[Tensor, "n 4"]) -> tuple[Tensor, Tensor]:
+    """Returns boxes as SAM2 reads them: two corner points with labels 2 and 3."""
+    labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes_xyxy.device)
+    return boxes_xyxy.float().reshape(-1, 2, 2), labels.expand(len(boxes_xyxy), -1)
