@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.io.atomic import atomic_path
+from medsam2_ft.io.atomic import atomic_path, make_folder
+from medsam2_ft.weights import read_checkpoint
 
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINT = "best"
@@ -31,8 +32,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         """Saves ``checkpoint``; the file at ``path`` is the old one or the new one, never half."""
+        make_folder(Path(path).parent)
         with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
+
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Loads plain data only, whatever ``weights_only`` says: nothing is ever executed.
+
+        Raises:
+            UserError: The file is missing, truncated, or holds more than plain data.
+        """
+        content: dict[str, Any] = read_checkpoint(Path(path))
+        return content
 
 
 class BestCheckpoint(ModelCheckpoint):

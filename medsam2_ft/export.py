@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.io.atomic import atomic_path, write_json
+from medsam2_ft.io.atomic import atomic_path, make_folder, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,6 +95,7 @@ def write_export(state: Mapping[str, "Tensor"], path: Path, info: ExportInfo) ->
         name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.cpu()
         for name, tensor in state.items()
     }
+    make_folder(path.parent)
     with atomic_path(path) as temporary:
         torch.save({"model": tensors}, temporary)
         with temporary.open("rb") as file:

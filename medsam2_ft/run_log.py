@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from medsam2_ft.io.atomic import write_text
+from medsam2_ft.io.atomic import make_folder, write_text
 
 METRICS_FILE = "metrics.csv"
 KEYS = ("step", "epoch")
@@ -86,6 +86,7 @@ class MetricsCsv(Logger):
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         lines = [self._columns, *([row.get(key, "") for key in self._columns] for row in rows)]
+        make_folder(self.path.parent)
         text = "".join(",".join(line) + "\n" for line in lines)
         write_text(self.path, text)
 

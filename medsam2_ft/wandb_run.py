@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from medsam2_ft.io.atomic import write_text
+from medsam2_ft.io.atomic import make_folder, write_text
 
 ID_FILE = "wandb_id"
 
@@ -23,7 +23,7 @@ def wandb_logger(run: Path, *, project: str, entity: str | None, offline: bool) 
         entity: W&B user or team, None for the account's default.
         offline: Whether to write files only, for `wandb sync` later.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     return WandbLogger(
         name=run.name,
         save_dir=str(run),

@@ -150,3 +150,22 @@ def _plain(obj: Any) -> Any:
     if isinstance(obj, list | tuple):
         return [_plain(value) for value in obj]
     return obj
+
+
+def make_folder(folder: Path) -> Path:
+    """Creates a folder with its parents; one that exists is fine.
+
+    Returns:
+        ``folder`` itself.
+
+    Raises:
+        UserError: It cannot be created, or a file has its name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the folder cannot be created ({error.strerror or error}); give another"
+            " one or make it writable"
+        ) from error
+    return folder

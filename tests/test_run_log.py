@@ -1,0 +1,41 @@
+"""metrics.csv over several starts of a run."""
+
+import csv
+from pathlib import Path
+
+from medsam2_ft.run_log import MetricsCsv
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_are_appended_over_restarts_and_new_metrics_get_a_column(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = MetricsCsv(str(run))
+    first.log_metrics({"train/loss": 1.5, "epoch": 0}, step=0)
+    first.log_metrics({"val/dsc": 0.25, "epoch": 0}, step=9)
+    second = MetricsCsv(str(run))
+    second.log_metrics({"train/loss": 1.25, "epoch": 1}, step=10)
+    read = rows(run)
+    assert [row["step"] for row in read] == ["0", "9", "10"]
+    assert [row["train/loss"] for row in read] == ["1.5", "", "1.25"]
+    assert [row["val/dsc"] for row in read] == ["", "0.25", ""]
+
+
+def test_resuming_drops_what_will_be_logged_again(tmp_path: Path) -> None:
+    before = MetricsCsv(str(tmp_path))
+    for step in range(6):
+        before.log_metrics({"train/loss": float(step)}, step=step)
+    after = MetricsCsv(str(tmp_path))
+    after.truncate_after(4)
+    after.log_metrics({"train/loss": 40.0, "lr/encoder": 0.1}, step=4)
+    read = rows(tmp_path)
+    assert [float(row["train/loss"]) for row in read] == [0, 1, 2, 3, 40]
+    assert [row["step"] for row in read] == list("01234")
+
+
+def test_truncating_nothing_makes_no_file(tmp_path: Path) -> None:
+    MetricsCsv(str(tmp_path)).truncate_after(3)
+    assert not (tmp_path / "metrics.csv").exists()
