@@ -28,13 +28,12 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.io import npz_fields as fields
 from medsam2_ft.io.checks import (
     as_image,
-    as_label_map,
-    check_disjoint_ids,
     check_geometry,
     check_image_shape,
 )
+from medsam2_ft.io.npz_labels import check_grid, label_headers, map_arrays, read_maps
 from medsam2_ft.io.npz_zip import ArrayHeader, NpzReader, open_npz, write_npz
-from medsam2_ft.types import Case, LabelVolume
+from medsam2_ft.types import Case
 
 _AXES_NDIM = {"zyx": 3, "zyxc": 4, "yx": 2, "yxc": 3}
 _NARROW = (1, 3, 4)
@@ -93,10 +92,10 @@ def case_header(path: Path) -> CaseHeader:
     path = Path(path)
     with open_npz(path) as reader:
         arrays = {key: reader.header(key) for key in reader.names}
-        labels_path, labels = _label_headers(path, reader)
+        labels_path, labels = label_headers(path, reader)
         shape = _stored_shape(reader, next(iter(labels.values()), None))
         for key, header in labels.items():
-            _check_grid(labels_path or path, key, header.shape, shape[:3])
+            check_grid(labels_path or path, key, header.shape, shape[:3])
         return CaseHeader(
             path=path,
             arrays=arrays,
@@ -117,18 +116,18 @@ def read_case(path: Path) -> Case:
     """
     path = Path(path)
     with open_npz(path) as reader:
-        labels_path, labels = _label_headers(path, reader)
+        labels_path, labels = label_headers(path, reader)
         shape = _stored_shape(reader, next(iter(labels.values()), None))
         for key, header in labels.items():
-            _check_grid(labels_path or path, key, header.shape, shape[:3])
+            check_grid(labels_path or path, key, header.shape, shape[:3])
         geometry = fields.read_geometry(reader)
         image = as_image(f"{path}: imgs", reader.read("imgs").reshape(shape))
         if labels_path is None or labels_path == path:
-            maps = _read_maps(reader, tuple(labels), shape[:3])
+            maps = read_maps(reader, labels, shape[:3])
             label_names = fields.read_label_names(reader)
         else:
             with open_npz(labels_path) as label_reader:
-                maps = _read_maps(label_reader, tuple(labels), shape[:3])
+                maps = read_maps(label_reader, labels, shape[:3])
                 stored = fields.read_label_names(label_reader)
             label_names = stored | fields.read_label_names(reader)
         boxes, box_labels = fields.read_boxes(reader, (shape[0], shape[1], shape[2]), maps)
@@ -143,51 +142,6 @@ def read_case(path: Path) -> Case:
             intensity=fields.read_intensity(reader),
             boxes=boxes,
             box_labels=box_labels,
-        )
-
-
-def _label_headers(path: Path, reader: NpzReader) -> tuple[Path | None, dict[str, ArrayHeader]]:
-    """Where the label maps lie, and their headers in the order gts, gts_1, ..."""
-    keys = _label_keys(reader)
-    if keys:
-        return path, {key: reader.header(key) for key in keys}
-    beside = path.parent.parent if path.parent.name == "imgs" else path.parent
-    parallel = beside / "gts" / path.name
-    if not parallel.is_file():
-        return None, {}
-    with open_npz(parallel) as label_reader:
-        keys = _label_keys(label_reader)
-        if not keys:
-            raise UserError(f"{parallel}: has no array 'gts'; save the labels under that key")
-        return parallel, {key: label_reader.header(key) for key in keys}
-
-
-def _label_keys(reader: NpzReader) -> list[str]:
-    numbers = sorted(
-        int(key[4:]) for key in reader.names if key.startswith("gts_") and key[4:].isdecimal()
-    )
-    if numbers and ("gts" not in reader or numbers != list(range(1, len(numbers) + 1))):
-        raise UserError(
-            f"{reader.path}: label maps must be gts, gts_1, gts_2, ... without a gap, found "
-            f"{numbers}; rename them"
-        )
-    first = ["gts"] if "gts" in reader else []
-    return first + [f"gts_{number}" for number in numbers]
-
-
-def _read_maps(
-    reader: NpzReader, keys: tuple[str, ...], grid: tuple[int, ...]
-) -> tuple[NDArray[Any], ...]:
-    maps = tuple(as_label_map(f"{reader.path}: {k}", reader.read(k).reshape(grid)) for k in keys)
-    check_disjoint_ids(str(reader.path), maps)
-    return maps
-
-
-def _check_grid(path: Path, key: str, shape: tuple[int, ...], grid: tuple[int, ...]) -> None:
-    if shape != grid and not (grid[0] == 1 and shape == grid[1:]):
-        raise UserError(
-            f"{path}: {key} has shape {shape} but the image has the grid {grid}; "
-            "labels need the grid of their image: resample or exchange them"
         )
 
 
@@ -253,7 +207,7 @@ def write_case(path: Path, case: Case) -> None:
     arrays: dict[str, NDArray[Any]] = {"imgs": np.ascontiguousarray(image)}
     if image.ndim == 3 and image.shape[-1] in _NARROW and not case.label_maps:
         arrays["axes"] = np.array("zyx")
-    arrays |= _map_arrays(path, case.label_maps, grid)
+    arrays |= map_arrays(path, case.label_maps, grid)
     write_npz(path, arrays | fields.small_arrays(case))
 
 
@@ -265,55 +219,3 @@ def _check_meta(path: Path, case: Case, grid: tuple[int, int, int]) -> None:
     if case.boxes is not None:
         fields.check_boxes(str(path), case.boxes, grid)
         fields.check_box_labels(path, len(case.boxes), case.box_labels)
-
-
-def _map_arrays(
-    path: Path, maps: tuple[NDArray[Any], ...], grid: tuple[int, ...]
-) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
-    for number, label_map in enumerate(maps):
-        key = f"gts_{number}" if number else "gts"
-        _check_grid(path, key, label_map.shape, grid)
-        arrays[key] = np.ascontiguousarray(as_label_map(f"{path}: {key}", label_map)).reshape(grid)
-    check_disjoint_ids(str(path), maps)
-    return arrays
-
-
-def read_npz_labels(path: Path) -> LabelVolume:
-    """Reads the label maps of a case, or of a file of a ``gts`` folder that holds labels alone.
-
-    Raises:
-        UserError: The file holds no labels or they are invalid.
-    """
-    path = Path(path)
-    with open_npz(path) as reader:
-        if "imgs" not in reader:
-            keys = _label_keys(reader)
-            if not keys:
-                raise UserError(f"{path}: has no array 'gts'; save the labels under that key")
-            shape = reader.header("gts").shape
-            grid = shape if len(shape) == 3 else (1, *shape)
-            check_image_shape(f"{path}: gts", grid)
-            if len(grid) != 3:
-                raise UserError(f"{path}: gts has shape {shape}; pick one label map of it")
-            for key in keys:
-                _check_grid(path, key, reader.header(key).shape, grid)
-            maps = _read_maps(reader, tuple(keys), grid)
-            return LabelVolume(maps, fields.read_label_names(reader), fields.read_geometry(reader))
-    case = read_case(path)
-    if not case.label_maps:
-        raise UserError(f"{path}: the case has no labels; add gts or a parallel gts folder")
-    return LabelVolume(case.label_maps, case.label_names, case.geometry)
-
-
-def write_npz_labels(path: Path, labels: LabelVolume) -> None:
-    """Writes label maps alone, as they lie in a ``gts`` folder.
-
-    Raises:
-        UserError: The maps are invalid or the file cannot be written.
-    """
-    arrays = _map_arrays(path, labels.maps, labels.maps[0].shape)
-    arrays |= fields.geometry_arrays(labels.geometry)
-    if labels.label_names:
-        arrays["label_names"] = fields.names_array(labels.label_names)
-    write_npz(path, arrays)
