@@ -51,12 +51,12 @@ def weight_state(variant: "Variant", folder: Path) -> State:
     Returns:
         ``absent`` where there is no file, ``damaged`` where the checksum differs.
     """
-    from medsam2_ft.weights import sha256_of
+    from medsam2_ft.download import is_verified
 
     path = folder / variant.checkpoint
     if not path.is_file():
         return "absent"
-    return "verified" if sha256_of(path) == variant.sha256 else "damaged"
+    return "verified" if is_verified(path, variant.sha256) else "damaged"
 
 
 def _download(name: str) -> None:
