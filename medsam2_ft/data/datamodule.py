@@ -1,0 +1,283 @@
+"""The LightningDataModule: from a folder of npz cases to loaders, resumable in mid-epoch."""
+
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import cv2
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+
+from medsam2_ft.data.augment import AugmentConfig
+from medsam2_ft.data.batch import collate
+from medsam2_ft.data.dataset import SliceDataset, TrainingVariation
+from medsam2_ft.data.index import SliceIndex
+from medsam2_ft.data.library import CaseLibrary
+from medsam2_ft.data.progress import TrainingProgress
+from medsam2_ft.data.sampler import FixedBatches, TrainBatches, plan_negatives
+from medsam2_ft.data.splits import Split
+from medsam2_ft.data.targets import MOST_OBJECTS
+from medsam2_ft.errors import UserError
+from medsam2_ft.prepare.splits import check_shares
+
+STAGES: dict[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": (),
+}
+# Hiera halves four times and attends in windows; Meta's sizes are multiples of 64 as well.
+SIZE_STEP = 64
+
+
+class SliceDataModule(LightningDataModule):
+    """Slices of npz cases with box prompts.
+
+    Training is resumed exactly: the checkpoint holds how many samples of which epoch are done, and
+    a sample depends on nothing but seed, epoch and slice. A run that goes on with another batch
+    size or another number of ranks sees the rest of the epoch once, too.
+
+    Distributed training needs ``Trainer(use_distributed_sampler=False)``: the loaders divide the
+    slices among the ranks themselves.
+
+    Args:
+        data_dir: Folder with ``train``, ``val`` and ``test`` subfolders, or with cases and a
+            ``splits.json``, or with cases that are split here.
+        image_size: Side of the model's input in pixels, a multiple of 64.
+        batch_size: Slices per batch and process.
+        max_objects: Most labels of a slice that are prompted at once.
+        num_workers: Processes that load data, for each process that trains.
+        box_jitter_px: Largest distance by which each side of a training box moves outward, in
+            pixels at input size 1024; scaled with ``image_size``.
+        box_jitter_inward: Lets sides move inward, too.
+        negative_share: Share of boxes without an object among the training prompts.
+        augment: Whether training slices are augmented.
+        augmentation: What is varied and how much; the defaults of ``AugmentConfig`` if not given.
+        val_share: Share of cases drawn for validation where the folder does not say.
+        test_share: Share of cases drawn for testing where the folder does not say.
+        seed: Decides the drawn split, the order of slices and everything that varies.
+        store_dir: Where the slice store goes; ``<data_dir>/.store`` or the user's cache by default.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        image_size: int = 1024,
+        batch_size: int = 8,
+        max_objects: int = 8,
+        num_workers: int = 4,
+        box_jitter_px: float = 20.0,
+        box_jitter_inward: bool = False,
+        negative_share: float = 0.1,
+        augment: bool = True,
+        augmentation: AugmentConfig | None = None,
+        val_share: float = 0.1,
+        test_share: float = 0.0,
+        seed: int = 0,
+        store_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        if image_size < SIZE_STEP or image_size % SIZE_STEP:
+            raise UserError(
+                f"data.image_size is {image_size}; choose a multiple of {SIZE_STEP}, such as 512."
+            )
+        _check("batch_size", batch_size, 1)
+        _check("max_objects", max_objects, 1, MOST_OBJECTS)
+        _check("num_workers", num_workers, 0)
+        _check("box_jitter_px", box_jitter_px, 0)
+        _check("negative_share", negative_share, 0, 0.9)
+        _check("seed", seed, 0)
+        check_shares(val_share, test_share)
+        self.library = CaseLibrary(
+            Path(data_dir),
+            val_share=val_share,
+            test_share=test_share,
+            seed=seed,
+            store_dir=None if store_dir is None else Path(store_dir),
+        )
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.max_objects = max_objects
+        self.num_workers = num_workers
+        self.box_jitter_px = box_jitter_px
+        self.box_jitter_inward = box_jitter_inward
+        self.negative_share = negative_share
+        self.augmentation = (augmentation or AugmentConfig()) if augment else None
+        self.seed = seed
+        self._train_batches: TrainBatches | None = None
+        self._progress = TrainingProgress()
+
+    def prepare_data(self) -> None:
+        """Brings the store up to date, in one process of each machine."""
+        function = None if self.trainer is None else self.trainer.state.fn
+        stage = "fit" if function is None else function.value
+        self.library.load(STAGES[stage], quiet=self.trainer is not None and self._rank > 0)
+
+    def setup(self, stage: str) -> None:
+        """Opens the cases of a stage.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            UserError: If the folder, a case or the store is unusable, or no case has labels.
+        """
+        self.library.load(STAGES[stage])
+        if stage == "fit":
+            if not self.library.cases("train"):
+                raise UserError(
+                    f"{self.library.data_dir}: no case to train on; add cases with labels."
+                )
+            self._train_batches = self._make_train_batches(self.library.index("train"))
+            self._progress.begin(self.trainer, self._train_batches)
+
+    def case_paths(self, split: Split) -> list[Path]:
+        """Returns the npz files of a split that have labels, sorted."""
+        return [case.path for case in self.library.cases(split)]
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        """Names of the label ids of all loaded cases; the first case's where they differ."""
+        return self.library.label_names
+
+    @property
+    def intensity_rules(self) -> list[str]:
+        """Distinct intensity rules of the loaded cases, as JSON."""
+        return self.library.intensity_rules
+
+    @property
+    def modalities(self) -> list[str]:
+        """Distinct modalities of the loaded cases."""
+        return self.library.modalities
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Returns the loader of the training slices, which begins where training stands."""
+        assert self._train_batches is not None, "setup('fit') comes first"
+        self._check_trainer()
+        self._progress.align_trainer()
+        _, chance = self._negatives(self.library.index("train"))
+        variation = TrainingVariation(
+            seed=self.seed,
+            box_jitter_px=self.box_jitter_px,
+            jitter_inward=self.box_jitter_inward,
+            negative_probability=chance,
+            augmentation=self.augmentation,
+        )
+        return self._loader("train", self._train_batches, variation)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Returns the loader of the validation slices; none where the split is empty."""
+        return self._fixed_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Returns the loader of the test slices; none where the split is empty."""
+        return self._fixed_loader("test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns how far training has come; plain numbers and strings."""
+        return self._progress.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lets the next training loader begin where the checkpoint was written.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
+        """
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return  # validating or testing a checkpoint moves nothing
+        self._progress.load_state_dict(state_dict)
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def _world_size(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    def _negatives(self, index: SliceIndex) -> tuple[int, float]:
+        labels = index.labels_per_slice()
+        return plan_negatives(
+            objects=int(np.minimum(labels, self.max_objects).sum()),
+            foreground=int((labels > 0).sum()),
+            background=int((labels == 0).sum()),
+            share=self.negative_share,
+        )
+
+    def _make_train_batches(self, index: SliceIndex) -> TrainBatches:
+        labels = index.labels_per_slice()
+        return TrainBatches(
+            np.flatnonzero(labels > 0),
+            np.flatnonzero(labels == 0),
+            self._negatives(index)[0],
+            data_key=index.folder.name,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+            position=lambda: self._progress.position,
+        )
+
+    def _check_trainer(self) -> None:
+        """Refuses a trainer that would divide the slices among the ranks a second time."""
+        if self.trainer is None or self._world_size == 1:
+            return
+        if self.trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError(
+                "trainer.use_distributed_sampler is true, but these loaders divide the slices "
+                "among the processes themselves; set it to false."
+            )
+
+    def _fixed_loader(self, split: Split) -> DataLoader[Any] | list[DataLoader[Any]]:
+        if not self.library.cases(split):
+            return []
+        self._check_trainer()
+        index = self.library.index(split)
+        batches = FixedBatches(
+            np.flatnonzero(index.labels_per_slice() > 0),
+            batch_size=self.batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        return self._loader(split, batches, None)
+
+    def _loader(
+        self,
+        split: Split,
+        batches: TrainBatches | FixedBatches,
+        variation: TrainingVariation | None,
+    ) -> DataLoader[Any]:
+        dataset = SliceDataset(
+            self.library.index(split),
+            image_size=self.image_size,
+            max_objects=self.max_objects,
+            variation=variation,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=_use_one_thread,
+            pin_memory=self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+
+def _use_one_thread(worker_id: int) -> None:
+    """Workers are the parallelism; threads within each would fight for the same cores."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    blosc2.set_nthreads(1)
+
+
+def _check(name: str, value: float, lowest: float, highest: float = float("inf")) -> None:
+    if not lowest <= value <= highest:
+        bound = f"at least {lowest:g}" + (
+            f", at most {highest:g}" if highest < float("inf") else ""
+        )
+        raise UserError(f"data.{name} is {value}; choose {bound}.")
