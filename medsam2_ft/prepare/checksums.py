@@ -1,0 +1,87 @@
+"""sha256 of the files that a case is made from."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from medsam2_ft.errors import UserError
+from medsam2_ft.io.atomic import file_suffix
+from medsam2_ft.prepare.pairing import Pair, SourceFile
+
+_DATA_FILE = re.compile(
+    rb"^(?:data ?file|ElementDataFile)\s*[:=]\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE
+)
+_HEADER_BYTES = 1 << 16
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the checksum of a file, read in pieces.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def source_checksums(pair: Pair) -> dict[str, str]:
+    """Returns sha256 by relative path for every file that the case is made from.
+
+    Args:
+        pair: Image and label. The label's path is prefixed with ``labels:``, because it may equal
+            the image's.
+
+    Raises:
+        UserError: A file is missing or cannot be read.
+    """
+    checksums = {}
+    for prefix, file in (("", pair.image), ("labels:", pair.label)):
+        if file is not None:
+            for path in _parts(file, with_labels=not prefix and pair.label is None):
+                key = prefix + (file.relative.parent / _relative(path, file)).as_posix()
+                try:
+                    checksums[key] = sha256_of(path)
+                except OSError as error:
+                    reason = error.strerror or str(error)
+                    raise UserError(f"{path}: cannot be read ({reason})") from error
+    return checksums
+
+
+def _relative(path: Path, file: SourceFile) -> Path:
+    parent = file.path.parent
+    return path.relative_to(parent) if path.is_relative_to(parent) else Path("..", path.name)
+
+
+def _parts(file: SourceFile, *, with_labels: bool) -> Iterable[Path]:
+    """The file, the data files of a detached header, and the label file beside an npz."""
+    yield file.path
+    suffix = file_suffix(file.path)
+    if suffix in (".nhdr", ".mhd"):
+        yield from _detached(file.path)
+    elif suffix == ".npz" and with_labels:
+        from medsam2_ft.io.npz import case_header
+
+        beside = case_header(file.path).labels_path
+        if beside is not None and beside != file.path:
+            yield beside
+
+
+def _detached(header: Path) -> list[Path]:
+    """Data files that an ``.nhdr`` or ``.mhd`` header names; numbered series by their pattern."""
+    try:
+        with header.open("rb") as stream:
+            text = stream.read(_HEADER_BYTES)
+    except OSError as error:
+        raise UserError(f"{header}: cannot be read ({error.strerror or error})") from error
+    match = _DATA_FILE.search(text)
+    if match is None or match.group(1).upper() == b"LOCAL":
+        return []
+    named = match.group(1).decode(errors="replace")
+    if named.upper().startswith("LIST"):
+        rest = text[match.end() :].decode(errors="replace").split("\n")
+        return [header.parent / line.strip() for line in rest if line.strip()]
+    if "%" in named:
+        pattern = re.sub(r"%[0-9.]*[di]", "*", named.split()[0])
+        return sorted(header.parent.glob(pattern))
+    return [header.parent / named]

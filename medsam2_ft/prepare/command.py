@@ -1,0 +1,160 @@
+"""``medsam2-ft prepare``: folders of images and labels become npz cases."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medsam2_ft import __version__
+from medsam2_ft.errors import UserError
+from medsam2_ft.prepare.folder import locked, tidy
+from medsam2_ft.prepare.manifest import Record, write_manifest
+from medsam2_ft.prepare.pairing import ANY_FILE, find_sources
+from medsam2_ft.prepare.report import print_summary, warnings_about
+from medsam2_ft.prepare.run import Result, make_jobs, run
+from medsam2_ft.prepare.settings import cleanup_from, make_settings
+from medsam2_ft.prepare.splits import SPLITS, SplitRule
+from medsam2_ft.types import Modality
+
+_SHOWN = 5  # how many failures the message names
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """What ``prepare`` did.
+
+    Attributes:
+        out: The output folder.
+        built: Cases that were written by this call.
+        up_to_date: Cases that needed nothing.
+        skipped: Reason by case name, for cases without labels.
+        splits: Number of cases of this input per split.
+        seconds: Wall time.
+    """
+
+    out: Path
+    built: int
+    up_to_date: int
+    skipped: Mapping[str, str]
+    splits: Mapping[str, int]
+    seconds: float
+
+
+def prepare(
+    images: Path,
+    labels: Path | None,
+    out: Path,
+    *,
+    modality: Modality,
+    window: str | None = None,
+    label_names: Path | None = None,
+    drop_labels: list[int] | None = None,
+    instances_of: list[int] | None = None,
+    min_voxels_3d: int = 0,
+    min_pixels_2d: int = 0,
+    image_glob: str = ANY_FILE,
+    label_glob: str = ANY_FILE,
+    name_prefix: str = "",
+    val_share: float = 0.1,
+    test_share: float = 0.0,
+    split_file: Path | None = None,
+    group: str | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> PrepareSummary:
+    """Turns folders of images and labels into npz cases, split into train, val and test.
+
+    Reads NIfTI, NRRD, .seg.nrrd, MHA/MHD and npz. Writes OUT/{train,val,test}/NAME.npz,
+    manifest.json and splits.json. Run again, it builds only what has changed; interrupted, it
+    goes on where it was.
+
+    Args:
+        images: Folder of images (searched with its subfolders), or one image.
+        labels: Folder of label files, or one file. Give the image folder again, or null, where
+            labels lie beside the images or inside npz files.
+        out: Output folder.
+        modality: Decides how intensities become 0-255.
+        window: CT: soft_tissue (the default), lung, brain or bone. Any modality: level/width in
+            the image's own units, such as 40/400.
+        label_names: JSON or YAML file that maps label ids to names; nnU-Net's dataset.json works.
+        drop_labels: Label ids that become background.
+        instances_of: Label ids whose separate objects become labels of their own, such as [2].
+        min_voxels_3d: Drop connected objects with fewer voxels.
+        min_pixels_2d: Drop parts of a label in a slice with fewer pixels.
+        image_glob: Which files below IMAGES are images, such as '**/*_ct.nii.gz'.
+        label_glob: Which files below LABELS are labels.
+        name_prefix: Put before every case name, so that several inputs fit one output folder.
+        val_share: Share of the cases for validation; not used with split_file.
+        test_share: Share of the cases for testing; not used with split_file.
+        split_file: JSON {"train": [names], "val": [...], "test": [...]} or CSV name,split.
+        group: Regular expression for the part of a case's name that tells the patient; cases of
+            one patient stay together. By default those that share a label file do.
+        seed: Another seed gives another split.
+        workers: Processes; by default one per core, as far as memory allows.
+        overwrite: Build every case again and split anew.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UserError: Bad input; of cases that fail, after all others have been written.
+    """
+    started = time.monotonic()
+    cleanup = cleanup_from(drop_labels, instances_of, min_voxels_3d, min_pixels_2d)
+    settings = make_settings(modality, window, cleanup, label_names)
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}; it must be at least 1")
+    sources = find_sources(
+        images, labels, image_glob=image_glob, label_glob=label_glob, exclude=out
+    )
+    pairs = [replace(pair, name=name_prefix + pair.name) for pair in sources.pairs]
+    jobs = make_jobs(pairs, settings, images, out, group)
+    split_rule = SplitRule(val_share, test_share, seed, split_file, group)
+    given_splits = split_rule.check({job.pair.name: job.group for job in jobs})
+    with locked(out):
+        result = run(out, jobs, split_rule, given_splits, workers=workers, overwrite=overwrite)
+        write_manifest(out, result.manifest, sources.unused_labels, __version__)
+        tidy(out)
+    print_summary(
+        result.current,
+        len(result.ready),
+        result.earlier,
+        sources.unused_labels,
+        warnings_about(result.current, {"drop_labels": drop_labels, "instances_of": instances_of}),
+        str(out),
+    )
+    _complain(result.current, out)
+    return _summary(out, result, time.monotonic() - started)
+
+
+def _complain(records: Sequence[Record], out: Path) -> None:
+    """Raises ``UserError`` where cases failed, or where no case is left."""
+    failed = [record for record in records if record.status == "failed"]
+    written = sum(record.status == "written" for record in records)
+    if failed:
+        reasons = "; ".join(record.reason for record in failed[:_SHOWN])
+        more = f"; and {len(failed) - _SHOWN} more, see manifest.json" if failed[_SHOWN:] else ""
+        raise UserError(
+            f"{len(failed)} of {len(records)} cases failed: {reasons}{more} (the other {written} "
+            f"are in {out}; correct these and run again, only they are tried again)"
+        )
+    if not written:
+        reasons = "; ".join(sorted({f"{r.image}: {r.reason}" for r in records})[:_SHOWN])
+        raise UserError(
+            f"{out}: all {len(records)} cases were skipped ({reasons}); check the label folder and "
+            "how label files are named, or choose them with --label_glob"
+        )
+
+
+def _summary(out: Path, result: Result, seconds: float) -> PrepareSummary:
+    written = [record for record in result.current if record.status == "written"]
+    kept = sum(record.name in result.ready for record in written)
+    return PrepareSummary(
+        out=out,
+        built=len(written) - kept,
+        up_to_date=kept,
+        skipped={r.name: r.reason for r in result.current if r.status == "skipped"},
+        splits={split: sum(r.split == split for r in written) for split in SPLITS},
+        seconds=seconds,
+    )

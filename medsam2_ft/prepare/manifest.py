@@ -1,0 +1,198 @@
+"""What prepare knows about each case, and the files in which it keeps that."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from medsam2_ft.errors import UserError
+from medsam2_ft.io.atomic import write_json
+
+MANIFEST = "manifest.json"
+SPLITS = "splits.json"
+WORK = ".prepare"
+FORMAT = 1
+"""Grows when prepare makes other cases from the same input: then all are built again."""
+
+Status = Literal["written", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One case in the manifest.
+
+    Attributes:
+        name: Case name, stem of its npz file.
+        status: Whether it was written, skipped (without labels) or failed.
+        root: Digest of where the image folder lies; tells inputs apart without showing paths.
+        image: Image file relative to the image folder.
+        label: Label file relative to the label folder, None where there is none.
+        sources: sha256 of every source file, by relative path (image and label, and the data
+            files of detached headers).
+        settings: What the result depends on besides the sources.
+        group: Cases of one group are never in different splits.
+        split: Where the case lies, empty unless written.
+        reason: Why it was skipped or failed.
+        sha256: Checksum of the npz file, empty unless written.
+        shape: Of the image.
+        spacing_mm: (z, y, x).
+        intensity: The rule that made the 0-255 values.
+        labels: Per label id, name and voxel count.
+        dropped: What the label clean-up removed.
+        notes: What a user should know about this case.
+    """
+
+    name: str
+    status: Status
+    root: str
+    image: str
+    label: str | None
+    sources: Mapping[str, str]
+    settings: Mapping[str, Any]
+    group: str
+    split: str = ""
+    reason: str = ""
+    sha256: str = ""
+    shape: Sequence[int] = ()
+    spacing_mm: Sequence[float] = ()
+    intensity: Mapping[str, Any] = field(default_factory=dict)
+    labels: Sequence[Mapping[str, Any]] = ()
+    dropped: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as plain JSON types, without what is empty."""
+        return {key: value for key, value in _plain(asdict(self)).items() if value not in ("", [])}
+
+
+def record_from_json(entry: Mapping[str, Any]) -> Record:
+    """Reads what ``Record.to_json`` made.
+
+    Raises:
+        TypeError: A key is unknown or missing.
+    """
+    return Record(**entry)
+
+
+def _plain(obj: Any) -> Any:
+    return json.loads(json.dumps(obj))
+
+
+def same_input(old: Record, new: Record) -> bool:
+    """Returns whether two records were made from the same bytes with the same settings."""
+    return (old.sources, _plain(old.settings), old.image, old.label) == (
+        new.sources,
+        _plain(new.settings),
+        new.image,
+        new.label,
+    )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The output folder's table of contents.
+
+    Attributes:
+        records: By case name.
+        split: How the split was made (seed, shares, group pattern, or file).
+    """
+
+    records: Mapping[str, Record] = field(default_factory=dict)
+    split: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_manifest(out: Path) -> Manifest:
+    """Reads the manifest of an output folder; an empty one where there is none.
+
+    Raises:
+        UserError: The file is damaged or from another version.
+    """
+    path = out / MANIFEST
+    if not path.exists():
+        return Manifest()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}, expected {FORMAT}")
+        listed = [entry for status in ("written", "skipped", "failed") for entry in content[status]]
+        records = {entry["name"]: record_from_json(entry) for entry in listed}
+        return Manifest(records, content["split"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot be used ({error}); restore the file, or give another --out"
+        ) from error
+
+
+def write_manifest(
+    out: Path, manifest: Manifest, unused_labels: Sequence[str], version: str
+) -> None:
+    """Writes ``manifest.json`` and ``splits.json`` where their content changes.
+
+    Args:
+        out: Output folder.
+        manifest: What to write.
+        unused_labels: Label files that belong to no image.
+        version: Version of the program.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    ordered = [manifest.records[name] for name in sorted(manifest.records)]
+    by_status = {
+        status: [record.to_json() for record in ordered if record.status == status]
+        for status in ("written", "skipped", "failed")
+    }
+    content = {
+        "format": FORMAT,
+        "medsam2_ft": version,
+        "split": dict(manifest.split),
+        **by_status,
+        "unused_labels": list(unused_labels),
+    }
+    splits = {
+        split: [r.name for r in ordered if r.status == "written" and r.split == split]
+        for split in ("train", "val", "test")
+    }
+    for path, obj in ((out / SPLITS, splits), (out / MANIFEST, content)):
+        if _read_json(path) != _plain(obj):
+            write_json(path, obj)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+class Journal:
+    """Records of finished cases, one line each, so that a killed run loses none of them."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / WORK / "journal.jsonl"
+
+    def read(self) -> dict[str, Record]:
+        """Returns the records of an interrupted run; a line that was cut off is passed over."""
+        records = {}
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    record = record_from_json(json.loads(line))
+                except (ValueError, TypeError):
+                    continue  # written when the process or the machine died; the case is redone
+                records[record.name] = record
+        return records
+
+    def append(self, record: Record) -> None:
+        """Adds a record durably.
+
+        Raises:
+            OSError: The disk is full or not writable.
+        """
+        with self.path.open("a", encoding="utf-8") as stream:
+            # A line break first: the line before may have been cut off.
+            stream.write("\n" + json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())

@@ -1,0 +1,101 @@
+"""Runs jobs over processes, one case per worker at a time, and survives Ctrl-C and lost workers."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from medsam2_ft.errors import UserError
+from medsam2_ft.prepare.build import Job, build_case
+from medsam2_ft.prepare.manifest import Record
+
+MEMORY_PER_WORKER = 4 << 30
+"""Bytes of free memory that each of the default number of workers can count on."""
+
+
+def default_workers() -> int:
+    """Returns one worker per usable core, fewer where free memory is short."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(1, min(cores, free // MEMORY_PER_WORKER))
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Record], None]) -> None:
+    """Makes all cases.
+
+    Args:
+        jobs: What to make.
+        workers: Number of processes; 1, or a single job, runs in this process.
+        on_done: Called in this process with each finished record, in the order of completion.
+
+    Raises:
+        UserError: Nothing can be written, or a worker was killed.
+        KeyboardInterrupt: After Ctrl-C; the workers have been stopped. What they were writing is
+            not there, what ``on_done`` has seen is complete.
+    """
+    if workers == 1 or len(jobs) <= 1:
+        for job in jobs:
+            on_done(build_case(job))
+        return
+    # spawn: a forked child would inherit the locks of this process's threads
+    context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
+    count = min(workers, len(jobs))
+    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    try:
+        _drain(executor, jobs, 2 * count, on_done)
+        executor.shutdown()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a worker process was killed, most often for lack of memory; finished cases are kept: "
+            f"run the same command again with fewer --workers than {count}"
+        ) from error
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - before:
+            child.terminate()  # files appear whole or not at all, so nothing is damaged
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _drain(
+    executor: ProcessPoolExecutor,
+    jobs: Sequence[Job],
+    in_flight: int,
+    on_done: Callable[[Record], None],
+) -> None:
+    """Keeps a few jobs submitted and hands each result on as it arrives."""
+    queue = iter(jobs)
+    pending: set[Future[Record]] = set()
+    while True:
+        for job in queue:
+            pending.add(executor.submit(build_case, job))
+            if len(pending) >= in_flight:
+                break
+        if not pending:
+            return
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            on_done(future.result())
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends the worker when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    """Ends this process when ``sentinel`` reports the parent's end (also after SIGKILL)."""
+    from multiprocessing.connection import wait as wait_for
+
+    wait_for([sentinel])
+    os._exit(1)

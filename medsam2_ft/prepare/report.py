@@ -1,0 +1,179 @@
+"""What prepare says on the terminal: progress while it works, and a summary."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from medsam2_ft.prepare.cleanup import INSTANCE_BASE
+from medsam2_ft.prepare.manifest import Record
+from medsam2_ft.prepare.splits import SPLITS
+
+_SHOWN = 10  # how many names a line lists
+
+
+def outcome(record: Record) -> str:
+    """Returns one line about a finished case."""
+    if record.status != "written":
+        return f"{record.name}: {record.status}: {record.reason}"
+    dropped = sum(drop["objects"] for drop in record.dropped)
+    parts = [f"{len(record.labels)} label{'s' if len(record.labels) != 1 else ''}"]
+    if dropped:
+        parts.append(f"{dropped} object{'s' if dropped != 1 else ''} dropped")
+    return f"{record.name}: {', '.join([*parts, *record.notes])}"
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[Record], None]]:
+    """Shows how far the work is: a bar with the remaining time, or plain lines in a log file.
+
+    Args:
+        total: Number of cases.
+
+    Yields:
+        A function to call with every finished record.
+    """
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        done = 0
+
+        def line(record: Record) -> None:
+            nonlocal done
+            done += 1
+            print(f"[{done}/{total}] {outcome(record)}", flush=True)
+
+        yield line
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("preparing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("preparing", total=total)
+
+        def advance(record: Record) -> None:
+            if record.status != "written" or record.notes:
+                bar.console.print(outcome(record), markup=False)
+            bar.advance(task)
+
+        yield advance
+
+
+def print_summary(
+    current: Sequence[Record],
+    kept: int,
+    earlier: Sequence[str],
+    unused_labels: Sequence[str],
+    warnings: Iterable[str],
+    where: str,
+) -> None:
+    """Prints what was done.
+
+    Args:
+        current: All records of this input.
+        kept: How many of the written cases were up to date already.
+        earlier: Cases of other inputs in the same folder.
+        unused_labels: Label files that belong to no image.
+        warnings: Further lines.
+        where: The output folder.
+    """
+    written = [record for record in current if record.status == "written"]
+    counts = Counter(record.split for record in written)
+    shares = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+    if kept == len(written) and written:
+        print(f"nothing to do: {_cases(kept)} up to date in {where} ({shares})")
+    else:
+        print(
+            f"{_cases(len(written))} in {where} ({shares}): {len(written) - kept} built, "
+            f"{kept} up to date"
+        )
+    skipped = [
+        f"{record.name} ({record.reason})" for record in current if record.status == "skipped"
+    ]
+    _print_list("skipped", skipped)
+    _print_list("label files without an image", unused_labels)
+    _print_list("kept from other inputs", earlier)
+    for rule, text in _dropped(written):
+        print(f"{rule} dropped {text}")
+    for warning in warnings:
+        print(f"warning: {warning}")
+
+
+def _cases(count: int) -> str:
+    return f"{count} case{'s' if count != 1 else ''}"
+
+
+def _print_list(title: str, names: Sequence[str]) -> None:
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        print(f"{title} ({len(names)}): {', '.join(names[:_SHOWN])}{more}")
+
+
+def _dropped(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    """Per rule, what the label clean-up removed from all cases."""
+    for rule in ("drop_labels", "min_voxels_3d", "min_pixels_2d"):
+        drops = [drop for record in records for drop in record.dropped if drop["rule"] == rule]
+        if drops:
+            objects = sum(drop["objects"] for drop in drops)
+            voxels = sum(drop["voxels"] for drop in drops)
+            labels = sorted({drop["label"] for drop in drops})
+            yield rule, f"{objects} objects, {voxels} voxels of labels {labels}"
+
+
+def warnings_about(
+    records: Sequence[Record], requested: Mapping[str, Sequence[int] | None]
+) -> list[str]:
+    """Lists what a user should look at.
+
+    Args:
+        records: Records of this input.
+        requested: Label ids by the option that names them.
+
+    Returns:
+        One line per finding: an option that names a label which no case has, a label id that has
+        different names in different cases, and a missing validation or training split.
+    """
+    written = [record for record in records if record.status == "written"]
+    found = []
+    present = {entry["id"] for record in written for entry in record.labels}
+    present |= {drop["label"] for record in written for drop in record.dropped}
+    present |= {label // INSTANCE_BASE for label in present}
+    for option, labels in requested.items():
+        absent = sorted(set(labels or ()) - present)
+        if absent and written:
+            found.append(f"--{option} names labels that no case has: {absent}")
+    found += _name_conflicts(written)
+    for split, use in (("val", "to select the best model by"), ("train", "to train on")):
+        if written and not any(record.split == split for record in written):
+            found.append(f"no case is in {split}; there is nothing {use}")
+    return found
+
+
+def _name_conflicts(records: Sequence[Record]) -> list[str]:
+    """Label ids that mean different things in different cases; scores per label would mix them."""
+    names: dict[int, dict[str, str]] = {}
+    for record in records:
+        for entry in record.labels:
+            if entry["name"] is not None:
+                names.setdefault(entry["id"], {}).setdefault(entry["name"], record.name)
+    return [
+        f"label {label} has several names ("
+        + ", ".join(f"{name} in {case}" for name, case in list(by_name.items())[:3])
+        + "); scores per label would mix them: give --label_names, or renumber the labels"
+        for label, by_name in sorted(names.items())
+        if len(by_name) > 1
+    ]
