@@ -99,6 +99,16 @@ def test_one_slice_too_high_is_5_mm_and_not_0_8() -> None:
     assert reversed_ == 1.0
 
 
+def test_a_shift_of_3_2_mm_in_the_slice_is_not_hidden_by_thick_slices() -> None:
+    """88 x 86 pixels of 0.8 mm on five slices of 5 mm, shifted by four pixels down."""
+    truth = box_mask((7, 100, 98), (1, 4, 6), (5, 88, 86))
+    pred = np.roll(truth, 4, axis=1)
+    right = normalized_surface_dice(surface_distances(pred, truth, (5.0, 0.8, 0.8)), 2.0)
+    reversed_ = normalized_surface_dice(surface_distances(pred, truth, (0.8, 0.8, 5.0)), 2.0)
+    assert right == pytest.approx(0.807, abs=5e-4)
+    assert reversed_ == pytest.approx(0.960, abs=5e-4)
+
+
 def test_two_planes_by_hand() -> None:
     """Two single rows of pixels in 2D, 3 pixels of 2 mm apart; elements lie on pixel corners."""
     truth = box_mask((1, 12, 12), (0, 2, 1), (1, 1, 10))
