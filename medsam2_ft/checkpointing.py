@@ -119,7 +119,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         folder = checkpoint_folder(trainer.default_root_dir)
         folder = Path(self.dirpath) if self.dirpath else folder
-        trainer.save_checkpoint(folder / LAST_CHECKPOINT)
+        trainer.save_checkpoint(folder / LAST_CHECKPOINT, weights_only=False)
 
 
 def newest_checkpoint(run: str | Path) -> Path | None:

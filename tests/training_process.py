@@ -1,0 +1,106 @@
+"""Runs ``train.py`` in processes that can be killed, without paying for the imports every time.
+
+A fork server imports Lightning and the package once; every run is a fork of it. ``killed_at`` names
+the moment at which the process sends itself SIGKILL.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+Moment = Literal["batch", "checkpoint_write", "before_validation"]
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["medsam2_ft.cli", "monai.losses", "training_process"])
+
+
+def start(
+    args: list[str],
+    *,
+    killed_at: tuple[Moment, int] | None = None,
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> Any:
+    """Starts ``train.py`` with ``args`` and returns the process."""
+    process = _context.Process(
+        target=_run, args=(args, killed_at, dict(environment or {}), log), daemon=False
+    )
+    process.start()
+    return process
+
+
+def train(args: list[str], **options: Any) -> int:
+    """Runs ``train.py`` to its end; returns the exit code, -9 after a kill."""
+    process = start(args, **options)
+    process.join(300)
+    assert process.exitcode is not None, "the run takes too long"
+    return int(process.exitcode)
+
+
+def _run(
+    args: list[str],
+    killed_at: tuple[Moment, int] | None,
+    environment: dict[str, str],
+    log: Path | None,
+) -> None:
+    import sys
+
+    import torch
+
+    os.environ.update(environment)
+    if log is not None:
+        stream = log.open("a")
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    torch.set_num_threads(1)
+    sys.argv = sys.argv[:1]
+    if killed_at is not None:
+        _arrange_kill(*killed_at)
+    from medsam2_ft.cli import main
+    from medsam2_ft.entry import run
+
+    sys.exit(run(lambda: main(args)))
+
+
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _arrange_kill(moment: Moment, count: int) -> None:
+    """Dies at the ``count``-th batch, checkpoint write or validation (from 0)."""
+    from medsam2_ft import module
+    from medsam2_ft.io import atomic
+
+    seen = {"n": -1}
+
+    def is_due() -> bool:
+        seen["n"] += 1
+        return seen["n"] == count
+
+    if moment == "batch":
+        training_step = module.FineTuner.training_step
+
+        def step(self: Any, batch: Any, batch_idx: int) -> Any:
+            if is_due():
+                _die()
+            return training_step(self, batch, batch_idx)
+
+        module.FineTuner.training_step = step
+    elif moment == "before_validation":
+        module.FineTuner.on_validation_start = lambda self: (
+            _die() if not self.trainer.sanity_checking and is_due() else None
+        )
+    else:
+        sync = atomic.sync_and_replace
+
+        def half_written(temporary: Path, target: Path) -> None:
+            if target.suffix == ".ckpt" and is_due():
+                with temporary.open("r+b") as file:
+                    file.truncate(temporary.stat().st_size // 2)
+                _die()
+            sync(temporary, target)
+
+        atomic.sync_and_replace = half_written
