@@ -246,7 +246,9 @@ class TestRun:
 
 def test_explain_unknown_option() -> None:
     known = ["--data.batch_size", "--model.lr_encoder"]
-    said = explain_unknown_option("unrecognized arguments: 3 --data.batchsize=4 -x", known)
+    said = explain_unknown_option(
+        "unrecognized arguments: 3 --data.batchsize=/a/long/value/of/it -x", known
+    )
     assert said.endswith("-x (did you mean --data.batch_size?)")
     assert explain_unknown_option(said, known) == said
     assert explain_unknown_option("unrecognized arguments: --zzz", known).endswith("--zzz")
