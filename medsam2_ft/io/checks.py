@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.intensity import label_ids
 from medsam2_ft.types import IDENTITY_DIRECTION, Geometry
 
+Numbers = Sequence[float] | NDArray[Any]
 MAX_LABEL_ID = 65535
 _INTEGRAL_TOLERANCE = 1e-3
 _ORTHONORMAL_TOLERANCE = 1e-3
@@ -17,9 +18,9 @@ _ORTHONORMAL_TOLERANCE = 1e-3
 
 def check_geometry(
     where: str,
-    spacing_xyz: ArrayLike,
-    origin_xyz: ArrayLike = (0.0, 0.0, 0.0),
-    direction: ArrayLike = IDENTITY_DIRECTION,
+    spacing_xyz: Numbers,
+    origin_xyz: Numbers = (0.0, 0.0, 0.0),
+    direction: Numbers = IDENTITY_DIRECTION,
 ) -> Geometry:
     """Builds a Geometry from ITK's (x, y, z) order.
 
@@ -52,7 +53,7 @@ def check_geometry(
     )
 
 
-def _numbers(where: str, name: str, values: ArrayLike, count: int) -> NDArray[np.float64]:
+def _numbers(where: str, name: str, values: Numbers, count: int) -> NDArray[np.float64]:
     array = np.asarray(values)
     if array.size != count or array.dtype.kind not in "uif":
         raise UserError(

@@ -10,12 +10,13 @@ Format: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h
 """
 
 import gzip
+import io
 import logging
 import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +96,7 @@ def read_nifti(path: Path) -> Volume:
     """
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with cast(IO[bytes], opener(path, "rb")) as stream:
+        with cast(io.BufferedIOBase, opener(path, "rb")) as stream:
             header = _read_header(path, stream)
             count = math.prod(header.shape)
             check_size(str(path), count)
@@ -115,7 +116,7 @@ def read_nifti(path: Path) -> Volume:
     return Volume(array, _geometry(path, header.fields))
 
 
-def _read_header(path: Path, stream: IO[bytes]) -> _Header:
+def _read_header(path: Path, stream: io.BufferedIOBase) -> _Header:
     start = stream.read(4)
     order: Literal["little", "big"]
     for order in ("little", "big"):
@@ -168,7 +169,7 @@ def _shape(path: Path, fields: Any, code: int) -> tuple[tuple[int, ...], bool]:
     )
 
 
-def _fill(stream: IO[bytes], array: NDArray[Any]) -> None:
+def _fill(stream: io.BufferedIOBase, array: NDArray[Any]) -> None:
     """Reads exactly the bytes of ``array``, in pieces.
 
     Raises:

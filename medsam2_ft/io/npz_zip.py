@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -31,15 +31,12 @@ _DAMAGED = (
     zlib.error,
     tokenize.TokenError,  # numpy tokenizes headers that it cannot evaluate
     ValueError,
-    TypeError,
     OverflowError,
     EOFError,
     MemoryError,
     NotImplementedError,
     RuntimeError,  # zipfile: encrypted entry
     RecursionError,
-    LookupError,  # name of an encoding that does not exist
-    SyntaxError,
     OSError,
 )
 
@@ -145,19 +142,19 @@ class NpzReader:
         return np.ascontiguousarray(array, dtype=native).reshape(header.shape)
 
     @contextmanager
-    def _open(self, key: str) -> Iterator[IO[bytes]]:
+    def _open(self, key: str) -> Iterator[zipfile.ZipExtFile]:
         entry = self._entries[key]
         try:
             if entry.compress_type not in _METHODS:
                 raise ValueError("its compression is neither none nor deflate")
             with self._archive.open(entry) as stream:
-                yield stream
+                yield cast(zipfile.ZipExtFile, stream)
         except UserError:
             raise
         except _DAMAGED as error:
             raise _damaged(self.path, f"array {key!r}", error) from error
 
-    def _read_header(self, key: str, stream: IO[bytes]) -> ArrayHeader:
+    def _read_header(self, key: str, stream: zipfile.ZipExtFile) -> ArrayHeader:
         version = npy_format.read_magic(stream)
         if version == (1, 0):
             shape, _, dtype = npy_format.read_array_header_1_0(stream)
