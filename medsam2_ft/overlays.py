@@ -24,6 +24,7 @@ PALETTE: Final[tuple[Color, ...]] = (
     (225, 130, 185),
     (245, 235, 70),
     (70, 130, 230),
+    (165, 115, 245),
 )
 WHITE: Final[Color] = (255, 255, 255)
 GRAY: Final[Color] = (150, 150, 150)
@@ -78,7 +79,7 @@ class Panel:
 
 
 def color_of(index: int) -> Color:
-    """Returns the colour of the ``index``-th object; colours repeat after seven."""
+    """Returns the colour of the ``index``-th object; colours repeat after eight."""
     return PALETTE[index % len(PALETTE)]
 
 
