@@ -80,16 +80,15 @@ class SliceDataModule(LightningDataModule):
         store_dir: str | None = None,
     ) -> None:
         super().__init__()
-        if image_size < SIZE_STEP or image_size % SIZE_STEP:
-            raise UserError(
-                f"data.image_size is {image_size}; choose a multiple of {SIZE_STEP}, such as 512."
-            )
-        _check("batch_size", batch_size, 1)
-        _check("max_objects", max_objects, 1, MOST_OBJECTS)
-        _check("num_workers", num_workers, 0)
-        _check("box_jitter_px", box_jitter_px, 0)
-        _check("negative_share", negative_share, 0, 0.9)
-        _check("seed", seed, 0)
+        sized = image_size >= SIZE_STEP and image_size % SIZE_STEP == 0
+        _check("image_size", image_size, sized, f"a multiple of {SIZE_STEP}, such as 512")
+        _check("batch_size", batch_size, batch_size >= 1, "at least 1")
+        objects = 1 <= max_objects <= MOST_OBJECTS
+        _check("max_objects", max_objects, objects, f"1 to {MOST_OBJECTS}")
+        _check("num_workers", num_workers, num_workers >= 0, "0 or more")
+        _check("box_jitter_px", box_jitter_px, box_jitter_px >= 0, "0 or more")
+        _check("negative_share", negative_share, 0 <= negative_share <= 0.9, "0 to 0.9")
+        _check("seed", seed, seed >= 0, "0 or more")
         check_shares(val_share, test_share)
         self.library = CaseLibrary(
             Path(data_dir),
@@ -275,9 +274,6 @@ def _use_one_thread(worker_id: int) -> None:
     blosc2.set_nthreads(1)
 
 
-def _check(name: str, value: float, lowest: float, highest: float = float("inf")) -> None:
-    if not lowest <= value <= highest:
-        bound = f"at least {lowest:g}" + (
-            f", at most {highest:g}" if highest < float("inf") else ""
-        )
-        raise UserError(f"data.{name} is {value}; choose {bound}.")
+def _check(name: str, value: object, valid: bool, remedy: str) -> None:
+    if not valid:
+        raise UserError(f"data.{name} is {value}; choose {remedy}.")

@@ -72,7 +72,7 @@ class SliceIndex:
         return self._load("slices")
 
     @cached_property
-    def starts(self) -> Int64[np.ndarray, " slices+1"]:
+    def starts(self) -> Int64[np.ndarray, " boundaries"]:
         """First row in ``objects`` of each slice; the next slice's is its end."""
         return self._load("starts")
 
