@@ -40,11 +40,13 @@ def run(main: Callable[[], object]) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the message of ``error`` with every run of white space as one space.
+    """Returns the message of ``error`` in one line, or its type's name where there is no message.
 
-    The name of the exception's type where the message is empty.
+    What parsers say about types is put in words: ``--size: Expected a Literal[256, 512]``.
     """
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r'Parser key "([^"]+)":', r"--\1:", text)
+    return re.sub(r"<class '([\w.]+)'>|typing\.(\w)", r"\1\2", text)
 
 
 def explain_unknown_option(message: str, known: Iterable[str]) -> str:

@@ -221,6 +221,13 @@ class TestRun:
         assert run(fail) == 2
         assert capsys.readouterr().err == "error: UserError\n"
 
+    def test_types_are_put_in_words(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(lambda: run_command(sample, "prog", ["a", "--size", "300"])) == 2
+        said = "error: --size: Expected a Literal[256, 512]. Got value: 300; see prog --help\n"
+        assert capsys.readouterr().err == said
+        assert run(lambda: run_command(sample, "prog", ["a", "--labels", "[liver]"])) == 2
+        assert "<class" not in capsys.readouterr().err
+
     def test_interrupt(self, capsys: pytest.CaptureFixture[str]) -> None:
         def stop() -> None:
             raise KeyboardInterrupt
