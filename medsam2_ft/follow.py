@@ -4,10 +4,11 @@ A follower segments the active objects of the frames that ``propagate`` shows it
 which it shows them, and holds what the next frame needs: a box, or a bounded memory.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
@@ -44,21 +45,21 @@ class BoxPrompt:
     z_range: tuple[int, int]
 
 
-class Follower(Protocol):
+class Follower(ABC):
     """Segments the active objects of a frame, given what it remembers of earlier frames."""
 
+    @abstractmethod
     def masks(
         self, frame: int, encoding: Encoding, active: Sequence[BoxPrompt], reverse: bool
     ) -> Float[Tensor, "n h w"]:
         """Returns native-size logits, one row per active object."""
-        ...
 
+    @abstractmethod
     def turn_back(self) -> None:
         """Returns to the prompted frames, before the sweep backward."""
-        ...
 
 
-class BoxFollower:
+class BoxFollower(Follower):
     """Prompts each frame with the box of the previous mask."""
 
     def __init__(self, model: Sam2, frames: NDArray[np.uint8], margin_px: float) -> None:
@@ -107,7 +108,7 @@ class BoxFollower:
         return scaled
 
 
-class MemoryFollower:
+class MemoryFollower(Follower):
     """Follows objects with SAM2's memory, one bounded bank per object."""
 
     def __init__(
@@ -136,10 +137,9 @@ class MemoryFollower:
         return torch.cat([rows[prompt.object_id] for prompt in active])
 
     def turn_back(self) -> None:
-        """Forgets the sweep forward, if so asked."""
-        if self.reset:
-            for bank in self.banks.values():
-                bank.reset()
+        """Returns to the prompted frames, and forgets the sweep forward if so asked."""
+        for bank in self.banks.values():
+            bank.turn_back(reset=self.reset)
 
     def _key(self, prompt: BoxPrompt) -> tuple[int, ...]:
         bank = self.banks.get(prompt.object_id)

@@ -72,9 +72,15 @@ class MemoryBank:
                 kept[index] = replace(entry, features=None)
         self.frames = kept
 
-    def reset(self) -> None:
-        """Forgets every frame but the prompted one."""
-        self.frames = {}
+    def turn_back(self, *, reset: bool) -> None:
+        """Prepares for the sweep in the other direction.
+
+        Args:
+            reset: Forgets every frame but the prompted one; else what lies near it stays.
+        """
+        self.keep_around_prompt = False
+        if reset:
+            self.frames = {}
 
     def _distance(self, index: int, current: int) -> int:
         """Frames between an entry and where a sweep is, or will start again."""

@@ -29,6 +29,7 @@ __all__ = [
     "enable_activation_checkpointing",
     "encoder_stage_parameters",
     "image_predictor",
+    "video_predictor",
 ]
 
 logger = logging.getLogger(__name__)
@@ -100,15 +101,17 @@ def _build_core(variant: str, image_size: int) -> Any:
     """Instantiates Meta's model from its own YAML."""
     from sam2.build_sam import build_sam2
 
+    config, overrides = _meta_config(variant, image_size)
+    # What build_sam2_video_predictor sets and build_sam2 does not; images do not notice it.
+    overrides = [*overrides, "++model.binarize_mask_from_pts_for_mem_enc=true"]
+    return build_sam2(config, None, device="cpu", hydra_overrides_extra=overrides)
+
+
+def _meta_config(variant: str, image_size: int) -> tuple[str, list[str]]:
+    """Returns the config file inside ``sam2`` and the overrides that make the variant of it."""
     tiny = variant == TINY_TEST
-    base = VARIANTS["sam2.1_hiera_tiny" if tiny else variant]
-    overrides = [
-        f"++model.image_size={image_size}",
-        # What build_sam2_video_predictor sets and build_sam2 does not; images do not notice it.
-        "++model.binarize_mask_from_pts_for_mem_enc=true",
-        *(_TINY_OVERRIDES if tiny else ()),
-    ]
-    return build_sam2(base.config, None, device="cpu", hydra_overrides_extra=overrides)
+    config = VARIANTS["sam2.1_hiera_tiny" if tiny else variant].config
+    return config, [f"++model.image_size={image_size}", *(_TINY_OVERRIDES if tiny else ())]
 
 
 def _load(core: nn.Module, state: Mapping[str, Tensor], path: Path, variant: str) -> None:
@@ -144,6 +147,18 @@ def image_predictor(model: Sam2) -> Any:
     predictor = SAM2ImagePredictor(model.core)
     # Fixed to 1024 in Meta's class; without this line smaller inputs fail.
     predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    return predictor
+
+
+def video_predictor(model: Sam2) -> Any:
+    """Returns Meta's ``SAM2VideoPredictor`` with a copy of the weights, on the same device."""
+    from sam2.build_sam import build_sam2_video_predictor
+
+    config, overrides = _meta_config(model.variant, model.image_size)
+    predictor = build_sam2_video_predictor(
+        config, None, device=str(model.device), hydra_overrides_extra=overrides
+    )
+    predictor.load_state_dict(model.core.state_dict(), strict=True)
     return predictor
 
 

@@ -94,7 +94,10 @@ class Sam2(nn.Module):
         Returns:
             One mask per prompt; empty without prompts.
         """
-        tokens = self.decode_all(encoding, image_index, boxes_xyxy)
+        return self.single_mask(self.decode_all(encoding, image_index, boxes_xyxy))
+
+    def single_mask(self, tokens: Decoded) -> Decoded:
+        """Chooses one mask per prompt from the four of ``decode_all``, as ``decode`` does."""
         decoder = self.core.sam_mask_decoder
         if decoder.dynamic_multimask_via_stability:
             masks, iou = decoder._dynamic_multimask_via_stability(tokens.mask_logits, tokens.iou)
