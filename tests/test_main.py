@@ -138,7 +138,7 @@ class TestCommands:
         assert f"medsam2-ft {name} --help" in line
 
     def test_unknown_command(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "did you mean export?" in error_line(capsys, ["exprot"])
+        assert "did you mean export?" in error_line(capsys, ["exprt"])
         assert "there are demo, prepare" in error_line(capsys, ["xyz"])
 
     def test_module_runs_as_script(self) -> None:
@@ -168,7 +168,7 @@ class TestRunCommand:
         ("args", "said"),
         [
             ([], "folder"),
-            (["a", "--sise", "512"], "did you mean --size?"),
+            (["a", "--sizee", "512"], "did you mean --size?"),
             (["a", "--siz", "512"], "did you mean --size?"),  # no silent abbreviations
             (["a", "--size", "300"], "300"),
             (["a", "--size=300"], "size"),
@@ -185,8 +185,8 @@ class TestRunCommand:
 
     def test_unknown_key_in_yaml(self, tmp_path: Path) -> None:
         config = tmp_path / "values.yaml"
-        config.write_text("folder: a\nsise: 512\n")
-        with pytest.raises(UserError, match="sise"):
+        config.write_text("folder: a\nsizee: 512\n")
+        with pytest.raises(UserError, match="sizee"):
             run_command(sample, "prog", ["--config", str(config)])
 
     @given(st.lists(st.text(max_size=8) | st.sampled_from(TOKENS), max_size=6))
