@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from medsam2_ft.metrics import dice, hausdorff_95, normalized_surface_dice, surface_distances
+from medsam2_ft.metrics import (
+    _check_shapes,
+    dice,
+    hausdorff_95,
+    normalized_surface_dice,
+    surface_distances,
+)
 
 Mask = NDArray[np.bool_]
 Spacing = tuple[float, float, float]
@@ -178,6 +184,12 @@ def test_bad_spacing_is_named(spacing: Spacing) -> None:
     mask = np.ones((2, 3, 4), bool)
     with pytest.raises(ValueError, match=r"spacing_mm .* \(z, y, x\)"):
         surface_distances(mask, mask, spacing)
+
+
+def test_masks_of_different_grids_are_refused() -> None:
+    # In tests the shape annotations refuse them first; without the hook this check does.
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 2\)"):
+        _check_shapes(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
 
 
 def test_equals_surface_distance_on_real_labels(test_data: Path) -> None:

@@ -143,10 +143,10 @@ def test_tensorboard_gets_the_pictures(tmp_path: Path) -> None:
             self.images.append((name, rgb.shape, step, dataformats))
 
     logger = Recorder()
-    trainer = SimpleNamespace(default_root_dir=str(tmp_path), loggers=[logger], global_step=7)
-    rgb = np.zeros((4, 6, 3), np.uint8)
-    pictures._publish(trainer, "a", "b", rgb)  # type: ignore[arg-type]
-    assert logger.images == [("pictures/b", (4, 6, 3), 7, "HWC")]
+    trainer = trainer_for(tmp_path, [])
+    trainer.loggers = [logger]
+    pictures._publish(trainer, "a", "b", np.zeros((4, 6, 3), np.uint8))
+    assert logger.images == [("pictures/b", (4, 6, 3), 0, "HWC")]
 
 
 @pytest.mark.parametrize(

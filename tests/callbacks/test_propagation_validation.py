@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from synthetic import write_npz
 from tiny_run import TinyData, TinyModule, trainer_for
 
@@ -182,7 +182,8 @@ def test_volumes_without_objects_are_an_error(tmp_path: Path) -> None:
 
 def test_wandb_gets_the_table(tmp_path: Path, cases: list[Path]) -> None:
     logger = WandbLogger(save_dir=tmp_path, offline=True, project="test")
-    trainer = trainer_for(tmp_path, [PropagationValidation(max_volumes=1)], logger=logger)
+    loggers = [CSVLogger(tmp_path), logger]
+    trainer = trainer_for(tmp_path, [PropagationValidation(max_volumes=1)], logger=loggers)
     trainer.fit(TinyModule(), datamodule=TinyData(cases))
     logger.experiment.finish()
     (table,) = (tmp_path / "wandb").glob("offline-run-*/files/media/table/val/*.table.json")
