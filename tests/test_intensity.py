@@ -205,9 +205,16 @@ def test_a_rule_survives_its_json(rule: IntensityRule) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "3", '{"kind": "gamma"}', '{"kind": "window", "lower": [1], "upper": 2}']
-    + ['{"kind": ["window"]}', '{"kind": "window", "lower": 3, "upper": 2}']
-    + [json.dumps({"kind": "window", "lower": 0, "upper": 10**400})],
+    [
+        "",
+        "[]",
+        "3",
+        '{"kind": "gamma"}',
+        '{"kind": ["window"]}',
+        '{"kind": "window", "lower": [1], "upper": 2}',
+        '{"kind": "window", "lower": 3, "upper": 2}',
+        json.dumps({"kind": "window", "lower": 0, "upper": 10**400}),
+    ],
 )
 def test_texts_that_are_no_rule(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (json's own error is one, too)

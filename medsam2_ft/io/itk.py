@@ -52,7 +52,7 @@ def read_layers(path: Path) -> tuple[NDArray[Any], Geometry, dict[str, str]]:
             elements *= extent
         check_size(str(path), elements)
         geometry = _geometry(path, reader)
-        texts = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+        texts = {k: _text(reader.GetMetaData(k)) for k in reader.GetMetaDataKeys() if k.isascii()}
         image = _run(path, reader.Execute)
     array = sitk.GetArrayFromImage(image)
     if array.dtype.kind not in "uif":
@@ -79,6 +79,11 @@ def read_itk(path: Path) -> Volume:
     )
 
 
+def _text(value: str) -> str:
+    """Replaces bytes that are not UTF-8, which SimpleITK hands over as lone surrogates."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _run(path: Path, action: Callable[[], Any]) -> Any:
     """Runs a SimpleITK call, whose every failure is a RuntimeError."""
     try:
@@ -86,6 +91,8 @@ def _run(path: Path, action: Callable[[], Any]) -> Any:
     except (RuntimeError, UnicodeDecodeError, MemoryError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[-1][:200] if lines else type(error).__name__
+        if reason.startswith("Reason:"):  # MetaImageIO adds whatever errno was left over
+            reason = "its data is missing or incomplete"
         raise UserError(
             f"{path}: cannot be read ({reason}); the file is truncated, damaged or of another "
             "format: copy it again"

@@ -272,6 +272,6 @@ def geometry_arrays(geometry: Geometry) -> dict[str, NDArray[Any]]:
     }
 
 
-def names_array(label_names: Mapping[int, str]) -> NDArray[np.str_]:
+def names_array(label_names: Mapping[int, str]) -> NDArray[Any]:
     """``label_names`` as the JSON string that the file holds."""
     return np.array(json.dumps({str(int(i)): name for i, name in sorted(label_names.items())}))
