@@ -9,9 +9,7 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import file_suffix
 from medsam2_ft.prepare.pairing import Pair, SourceFile
 
-_DATA_FILE = re.compile(
-    rb"^(?:data ?file|ElementDataFile)\s*[:=]\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE
-)
+_DATA_FILE = re.compile(rb"(?im)^(?:data ?file|ElementDataFile)\s*[:=]\s*(.+?)\s*$")
 _HEADER_BYTES = 1 << 16
 
 

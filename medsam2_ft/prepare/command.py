@@ -42,7 +42,7 @@ class PrepareSummary:
 
 def prepare(
     images: Path,
-    labels: Path | None,
+    labels: Path,
     out: Path,
     *,
     modality: Modality,
@@ -71,8 +71,8 @@ def prepare(
 
     Args:
         images: Folder of images (searched with its subfolders), or one image.
-        labels: Folder of label files, or one file. Give the image folder again, or null, where
-            labels lie beside the images or inside npz files.
+        labels: Folder of label files, or one file. Give the image folder again where labels lie
+            beside the images or inside npz files.
         out: Output folder.
         modality: Decides how intensities become 0-255.
         window: CT: soft_tissue (the default), lung, brain or bone. Any modality: level/width in
@@ -136,14 +136,14 @@ def _complain(records: Sequence[Record], out: Path) -> None:
         reasons = "; ".join(record.reason for record in failed[:_SHOWN])
         more = f"; and {len(failed) - _SHOWN} more, see manifest.json" if failed[_SHOWN:] else ""
         raise UserError(
-            f"{len(failed)} of {len(records)} cases failed: {reasons}{more} (the other {written} "
-            f"are in {out}; correct these and run again, only they are tried again)"
+            f"{len(failed)} of {len(records)} cases failed: {reasons}{more}; {written} are "
+            f"in {out}, correct the others and run again: only they are tried again"
         )
     if not written:
         reasons = "; ".join(sorted({f"{r.image}: {r.reason}" for r in records})[:_SHOWN])
         raise UserError(
-            f"{out}: all {len(records)} cases were skipped ({reasons}); check the label folder and "
-            "how label files are named, or choose them with --label_glob"
+            f"{out}: holds no case, all {len(records)} were skipped ({reasons}); check the label "
+            "folder and how label files are named, or choose them with --label_glob"
         )
 
 

@@ -107,14 +107,14 @@ _RULES: tuple[tuple[_Keys, _Keys], ...] = (
 
 
 def find_sources(
-    images: Path, labels: Path | None, *, image_glob: str, label_glob: str, exclude: Path
+    images: Path, labels: Path, *, image_glob: str, label_glob: str, exclude: Path
 ) -> Sources:
     """Finds images and labels and pairs them.
 
     Args:
         images: Folder or single file.
-        labels: Folder or single file; None, or the image folder again, where labels lie beside
-            the images: then a label file is one whose name says so (seg, mask, label, gt, ...).
+        labels: Folder or single file. The image folder again where labels lie beside the images:
+            then a label file is one whose name says so (seg, mask, label, gt, ...).
         image_glob: Which files below ``images`` count.
         label_glob: Which files below ``labels`` count.
         exclude: Folder that is not searched (the output).
@@ -129,7 +129,12 @@ def find_sources(
     found = _find(images, image_glob, exclude, "image")
     label_files = _find_labels(images, labels, label_glob, exclude)
     taken = {file.path.resolve() for file in label_files}
-    image_files = [file for file in found if file.path.resolve() not in taken]
+    beside = images.is_dir() and labels.resolve() == images.resolve() and image_glob == ANY_FILE
+    image_files = [
+        file
+        for file in found
+        if file.path.resolve() not in taken and not (beside and looks_like_label(file.relative))
+    ]
     if not image_files:
         raise UserError(
             f"{images}: every file counts as a label file by its name; say which are images with "

@@ -12,7 +12,7 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.prepare.build import Job, build_case
 from medsam2_ft.prepare.manifest import Record
 
-MEMORY_PER_WORKER = 4 << 30
+MEMORY_PER_WORKER = 2 << 30
 """Bytes of free memory that each of the default number of workers can count on."""
 
 

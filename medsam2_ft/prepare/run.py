@@ -53,7 +53,8 @@ def make_jobs(
     Raises:
         UserError: The pattern is invalid or does not match a name.
     """
-    root = hashlib.sha256(str(images.resolve()).encode()).hexdigest()[:16]
+    folder = (images.parent if images.is_file() else images).resolve()
+    root = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     return [
         Job(pair, settings, _group(pair, group), root, staged_path(out, pair.name))
         for pair in pairs
@@ -64,13 +65,19 @@ def _group(pair: Pair, pattern: str | None) -> str:
     if pattern is None:
         # Several images of one label file (sequences, channels) show the same patient.
         return (pair.label or pair.image).relative.as_posix()
+    group = _matched(pattern, pair.name)
+    if group is None:
+        raise UserError(f"--group {pattern!r} does not match the case {pair.name}; correct it")
+    return group
+
+
+def _matched(pattern: str, name: str) -> str | None:
+    """The part of a name that tells the patient: the pattern's first group, or the whole match."""
     try:
-        match = re.search(pattern, pair.name)
+        match = re.search(pattern, name)
     except re.error as error:
         raise UserError(f"--group {pattern!r} is no regular expression ({error})") from error
-    if match is None:
-        raise UserError(f"--group {pattern!r} does not match the case {pair.name}; correct it")
-    return match.group(1 if match.re.groups else 0) or ""
+    return None if match is None else match.group(1 if match.re.groups else 0)
 
 
 def run(
@@ -104,7 +111,7 @@ def run(
     todo = [job for job in jobs if job.pair.name not in ready]
     built = _build(todo, workers, journal)
     current = {record.name: record for record in [*(r for r, _ in ready.values()), *built]}
-    earlier = _earlier(out, old, jobs, overwrite)
+    earlier = _regrouped(_earlier(out, old, jobs, overwrite), rule.group)
     files = {name: path for name, (_, path) in ready.items() if path is not None}
     files |= {r.name: staged_path(out, r.name) for r in built if r.status == "written"}
     files |= {
@@ -155,7 +162,7 @@ def _up_to_date(
 
 
 def _check_same_origin(out: Path, old: Record, new: Record) -> None:
-    if old.root != new.root and old.sources != new.sources:
+    if old.status == "written" and old.root != new.root and old.sources != new.sources:
         raise UserError(
             f"{out}: holds a case {old.name} that was made from another folder; give this input a "
             "--name_prefix or another output folder, or replace the case with --overwrite"
@@ -203,6 +210,14 @@ def _earlier(out: Path, old: Manifest, jobs: Sequence[Job], overwrite: bool) -> 
         if keep and name not in names:
             stay[name] = record
     return stay
+
+
+def _regrouped(records: Mapping[str, Record], pattern: str | None) -> dict[str, Record]:
+    """Groups earlier cases by this run's pattern, so that a patient's cases of all runs meet."""
+    if pattern is None:
+        return dict(records)
+    groups = {name: _matched(pattern, name) for name in records}
+    return {name: replace(r, group=groups[name] or r.group) for name, r in records.items()}
 
 
 def _split(
