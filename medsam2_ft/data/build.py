@@ -88,7 +88,8 @@ def build_cases(
 
 def _useful_workers(paths: Sequence[Path], workers: int) -> int:
     """Starting a process takes seconds, which small data sets do not repay."""
-    size = sum(file.stat().st_size for path in paths for file in source_files(path))
+    files = [file for path in paths for file in source_files(path)]
+    size = sum(file.stat().st_size for file in files if file.is_file())
     return max(1, min(workers, len(paths), size // BYTES_PER_WORKER))
 
 

@@ -81,7 +81,9 @@ def compact_labels(
 def shrink_labels(
     label_map: UInt8[np.ndarray, "h w"], size_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2"]:
-    """Shrinks a label map by nearest neighbour; every number that was there is there afterwards.
+    """Shrinks a label map by nearest neighbour without losing small objects.
+
+    A number that no sampling point hits is put where the middle one of its pixels falls.
 
     Args:
         label_map: Numbers from ``compact_labels``.
