@@ -6,6 +6,7 @@ Files are read with ``weights_only=True``: nothing in a checkpoint is ever execu
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,19 @@ __all__ = ["VARIANTS", "Variant", "guess_variant", "load_state", "resolve_weight
 
 CHECKPOINTS_ENV: Final = "MEDSAM2FT_CHECKPOINTS"
 LIGHTNING_PREFIX: Final = "model.core."
+# What PyTorch and zipfile raise on damaged files, found by changing random bytes of real ones.
+_DAMAGE: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
 _HOST: Final = "https://dl.fbaipublicfiles.com/segment_anything_2"
 
 
@@ -186,33 +200,40 @@ def read_checkpoint(path: Path) -> Any:
     """Loads plain data from PyTorch's zip format, refusing everything else."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file.")
-    # Older pickles without a zip around them are refused: no checkpoint that we accept has one.
-    if not zipfile.is_zipfile(path):
+    try:
+        # Older pickles without a zip around them are refused: no file that we accept is one.
+        with path.open("rb") as file:
+            whole = zipfile.is_zipfile(file)
+        content = torch.load(path, map_location="cpu", weights_only=True) if whole else None
+    except pickle.UnpicklingError as error:
+        # PyTorch's own text advises to load the file without protection; it is not repeated.
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        raise UserError(
+            f"{path}: refused: it holds {_printable(found[1]) if found else 'something'} that is not plain "
+            "weights, or is damaged. Nothing in it was run."
+        ) from error
+    except _DAMAGE as error:
+        raise UserError(
+            f"{path}: cannot be read as a checkpoint ({type(error).__name__}: "
+            f"{_printable(str(error))}). Copy or download it again."
+        ) from error
+    if not whole:
         raise UserError(
             f"{path}: truncated, or not a PyTorch checkpoint. Copy or download it again."
         )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: refused, it holds more than plain weights or is damaged "
-            f"({_first_line(error)})."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged checkpoint ({_first_line(error)}). Copy or download it again."
-        ) from error
+    return content
 
 
-def _first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, for messages of one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _printable(text: str) -> str:
+    """Returns the start of a text's first line without what a damaged file put into it."""
+    line = (text.splitlines() or [""])[0][:200]
+    return "".join(character for character in line if character.isprintable())
 
 
 def _from_lightning(state: Mapping[str, Any]) -> dict[str, Any]:
     """Keeps the model's tensors of a Lightning checkpoint and gives them their official names."""
     # torch.compile wraps modules and shows in their names.
-    plain = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    plain = {str(key).replace("_orig_mod.", ""): value for key, value in state.items()}
     return {
         key.removeprefix(LIGHTNING_PREFIX): value
         for key, value in plain.items()
