@@ -208,9 +208,10 @@ def read_checkpoint(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         # PyTorch's own text advises to load the file without protection; it is not repeated.
         found = re.search(r"GLOBAL (\S+)", str(error))
+        what = _printable(found[1]) if found else "something"
         raise UserError(
-            f"{path}: refused: it holds {_printable(found[1]) if found else 'something'} that is not plain "
-            "weights, or is damaged. Nothing in it was run."
+            f"{path}: refused: it holds {what} that is not plain weights, or is damaged. Nothing "
+            "in it was run."
         ) from error
     except _DAMAGE as error:
         raise UserError(
