@@ -2,27 +2,19 @@
 
 import argparse
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from medsam2_ft.entry import explain_unknown_option
 from medsam2_ft.errors import UserError
 
 
-class CommandParser(ArgumentParser):
-    """Parser with flags for booleans (``--x``, ``--no_x``) and errors that help in one line."""
-
-    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
-        """Adds an argument; an optional ``bool`` takes no value."""
-        if kwargs.get("type") is bool and args[0].startswith("--"):
-            del kwargs["type"]
-            kwargs.pop("sub_configs", None)
-            kwargs["action"] = ActionYesNo
-        action: argparse.Action = super().add_argument(*args, **kwargs)
-        return action
+class OneLineParser(ArgumentParser):
+    """Parser whose complaints are one ``UserError`` that names file, option and remedy."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises ``UserError`` with the closest option and the way to the help.
@@ -32,6 +24,29 @@ class CommandParser(ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         text = explain_unknown_option(message, known)
         raise UserError(f"{text}; see {self.prog} --help") from ex
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Parses a YAML file; errors name it."""
+        try:
+            values: Namespace = super().parse_path(path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not a YAML file: {error}") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        return values
+
+
+class CommandParser(OneLineParser):
+    """Parser of a typed function: flags for booleans, ``--x`` and ``--no_x``."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """Adds an argument; an optional ``bool`` takes no value."""
+        if kwargs.get("type") is bool and args[0].startswith("--"):
+            del kwargs["type"]
+            kwargs.pop("sub_configs", None)
+            kwargs["action"] = ActionYesNo
+        action: argparse.Action = super().add_argument(*args, **kwargs)
+        return action
 
 
 def build_parser(function: Callable[..., object], prog: str) -> CommandParser:

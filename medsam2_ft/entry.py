@@ -12,7 +12,9 @@ EXIT_OK = 0
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's own convention
 
-_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (?:[^-\s]\S* )*(-\S+)")
+# on the command line, and as a key in a YAML file
+_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (?:[^-\s]\S* )*--?([^-\s]\S*)")
+_UNKNOWN_KEY = re.compile(r"Option '([\w.]+)' is not accepted")
 
 
 def run(main: Callable[[], object]) -> int:
@@ -60,12 +62,15 @@ def explain_unknown_option(message: str, known: Iterable[str]) -> str:
         The message, followed by ``(did you mean --workers?)`` where it complains about an unknown
         option and a known one resembles it, otherwise as it came.
     """
-    match = _UNKNOWN_OPTION.search(message)
+    match = _UNKNOWN_OPTION.search(message) or _UNKNOWN_KEY.search(message)
     if match is None or "did you mean" in message:  # a parser may report one error twice
         return message
-    option = match.group(1).split("=", maxsplit=1)[0]
-    closest = closest_name(option, known)
-    return message if closest is None else f"{message} (did you mean {closest}?)"
+    name = match.group(1).split("=", maxsplit=1)[0]
+    closest = closest_name(name, [option.lstrip("-") for option in known])
+    if closest is None:
+        return message
+    dashes = "--" if match.re is _UNKNOWN_OPTION else ""
+    return f"{message} (did you mean {dashes}{closest}?)"
 
 
 def closest_name(name: str, known: Iterable[str]) -> str | None:

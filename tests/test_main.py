@@ -5,8 +5,10 @@ import importlib
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 from typing import Literal
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -183,18 +185,36 @@ class TestRunCommand:
             run_command(sample, "prog sample", args)
         assert said in str(error.value)
 
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"\x9e\x00", "not a YAML file"),
+            (b"folder: [1,", "Problems parsing config"),
+            (b"- 1", "Unexpected config"),
+            (b"", "Unexpected config"),
+            (b"size: many", "many"),
+        ],
+    )
+    def test_bad_yaml_is_named(self, content: bytes, said: str, tmp_path: Path) -> None:
+        config = tmp_path / "values.yaml"
+        config.write_bytes(content)
+        with pytest.raises(UserError, match=r"values\.yaml") as error:
+            run_command(sample, "prog", ["a", "--config", str(config)])
+        assert said in str(error.value)
+
     def test_unknown_key_in_yaml(self, tmp_path: Path) -> None:
         config = tmp_path / "values.yaml"
-        config.write_text("folder: a\nsizee: 512\n")
-        with pytest.raises(UserError, match="sizee"):
-            run_command(sample, "prog", ["--config", str(config)])
+        config.write_text("sizee: 512")
+        with pytest.raises(UserError, match=r"'sizee' .*did you mean size\?"):
+            run_command(sample, "prog", ["a", "--config", str(config)])
 
     @given(st.lists(st.text(max_size=8) | st.sampled_from(TOKENS), max_size=6))
     def test_any_arguments_run_or_are_refused(self, args: list[str]) -> None:
-        try:
-            code = run(lambda: run_command(sample, "prog", args))
-        except SystemExit as stop:  # --help and --print_config
-            code = stop.code
+        with patch("sys.stdin", StringIO("")):  # what `--config -` reads
+            try:
+                code = run(lambda: run_command(sample, "prog", args))
+            except SystemExit as stop:  # --help and --print_config
+                code = stop.code
         assert code in {0, 2}
 
 
@@ -259,6 +279,8 @@ def test_explain_unknown_option() -> None:
     assert said.endswith("-x (did you mean --data.batch_size?)")
     assert explain_unknown_option(said, known) == said
     assert explain_unknown_option("unrecognized arguments: --zzz", known).endswith("--zzz")
+    said = explain_unknown_option("Option 'fit.data.batchsize' is not accepted", known)
+    assert said.endswith("(did you mean data.batch_size?)")
     assert explain_unknown_option("--data.batchsize is wrong", known) == "--data.batchsize is wrong"
 
 
