@@ -101,8 +101,14 @@ def test_a_full_disk_is_named_and_other_errors_are_not_hidden(tmp_path: Path) ->
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x"):
         (tmp_path / "other input").read_bytes()
-    with pytest.raises(UserError, match="cannot be written"), atomic_path(tmp_path / "x") as path:
-        (path / "below a file").touch()
+
+    def lose_the_file() -> None:
+        with atomic_path(tmp_path / "x") as path:
+            path.unlink()
+            path.read_bytes()
+
+    with pytest.raises(UserError, match="cannot be written"):
+        lose_the_file()
     assert listing(tmp_path) == []
 
 

@@ -83,10 +83,10 @@ def test_mutated_npz(
 def test_every_single_byte_of_an_npz(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     buffer = io.BytesIO()
-    np.savez(buffer, imgs=np.arange(30, dtype=np.uint8).reshape(2, 3, 5), spacing=np.ones(3))
+    np.savez(buffer, imgs=np.arange(30, dtype=np.uint8).reshape(2, 3, 5))
     whole = buffer.getvalue()
     for position in range(len(whole)):
-        for mask in (0x01, 0x80, 0xFF):
+        for mask in (0x01, 0xFF):
             path.write_bytes(mutate(whole, [(position / len(whole) + 1e-9, mask)], 1.0))
             try:
                 check_case(read_case(path))

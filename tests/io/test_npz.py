@@ -593,6 +593,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # beartype draws samples
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases())
 def test_round_trip(tmp_path: Path, case: Case) -> None:
