@@ -3,7 +3,7 @@
 import argparse
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from docstring_parser import parse as parse_docstring
@@ -21,9 +21,8 @@ class OneLineParser(ArgumentParser):
 
         Not ``argparse.ArgumentError``: the parser would catch that and call ``error`` again.
         """
-        known = [option for action in self._actions for option in action.option_strings]
-        text = explain_unknown_option(message, known)
-        raise UserError(f"{text}; see {self.prog} --help") from ex
+        text = explain_unknown_option(message, _options(self))
+        raise UserError(f"{text}; see {self.prog.replace(' [options]', '')} --help") from ex
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parses a YAML file; errors name it."""
@@ -34,6 +33,15 @@ class OneLineParser(ArgumentParser):
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         return values
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yields the options of a parser and of its subcommands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                yield from _options(subparser)
 
 
 class CommandParser(OneLineParser):

@@ -14,7 +14,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's own convention
 
 # on the command line, and as a key in a YAML file
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (?:[^-\s]\S* )*--?([^-\s]\S*)")
-_UNKNOWN_KEY = re.compile(r"Option '([\w.]+)' is not accepted")
+_UNKNOWN_KEY = re.compile(r"[Oo]ption '([\w.]+)'(?: is not accepted|$)")
 
 
 def run(main: Callable[[], object]) -> int:
