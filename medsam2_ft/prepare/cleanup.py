@@ -175,7 +175,8 @@ def split_instances(
         mask = label_map == label
         if not mask.any():
             continue
-        components, sizes = _components(mask, connectivity=26)
+        # not bool: cc3d 4.1 reserves too few labels for a bool array with odd sides and raises
+        components, sizes = _components(mask.view(np.uint8), connectivity=26)
         order = np.argsort(-sizes[1:], kind="stable") + 1
         ids = tuple(label * INSTANCE_BASE + k for k in range(1, len(order) + 1))
         _check_instances(label, ids, {*label_ids(label_map), *taken})

@@ -76,7 +76,7 @@ def prepare(
         out: Output folder.
         modality: Decides how intensities become 0-255.
         window: CT: soft_tissue (the default), lung, brain or bone. Any modality: level/width in
-            the image's own units, such as 40/400.
+            the image's own units, such as 40/400 (--window=-600/1500 where it starts with a minus).
         label_names: JSON or YAML file that maps label ids to names; nnU-Net's dataset.json works.
         drop_labels: Label ids that become background.
         instances_of: Label ids whose separate objects become labels of their own, such as [2].

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.io.atomic import write_json
+from medsam2_ft.io.atomic import write_failure, write_json
 
 MANIFEST = "manifest.json"
 SPLITS = "splits.json"
@@ -189,10 +189,13 @@ class Journal:
         """Adds a record durably.
 
         Raises:
-            OSError: The disk is full or not writable.
+            UserError: The disk is full or not writable.
         """
-        with self.path.open("a", encoding="utf-8") as stream:
-            # A line break first: the line before may have been cut off.
-            stream.write("\n" + json.dumps(record.to_json(), ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        line = json.dumps(record.to_json(), ensure_ascii=False)
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(f"\n{line}\n")  # the line before may have been cut off
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise write_failure(self.path, error) from error

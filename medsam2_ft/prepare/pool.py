@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.prepare.build import Job, build_case
@@ -48,20 +49,35 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Record], None
     before = set(multiprocessing.active_children())
     count = min(workers, len(jobs))
     executor = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    completed = False
     try:
+        with _ctrl_c_ignored():
+            executor.submit(os.getpid)  # starts the workers, which inherit the setting
         _drain(executor, jobs, 2 * count, on_done)
-        executor.shutdown()
+        completed = True
     except BrokenProcessPool as error:
         raise UserError(
-            f"a worker process was killed, most often for lack of memory; finished cases are kept: "
+            "a worker process was killed, most often for lack of memory; finished cases are kept: "
             f"run the same command again with fewer --workers than {count}"
         ) from error
-    except BaseException:
-        for child in set(multiprocessing.active_children()) - before:
-            child.terminate()  # files appear whole or not at all, so nothing is damaged
-        raise
     finally:
+        if not completed:
+            for child in set(multiprocessing.active_children()) - before:
+                child.terminate()  # files appear whole or not at all, so nothing is damaged
         executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Ignores Ctrl-C, so that processes started meanwhile leave it to this one."""
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _drain(
@@ -86,8 +102,7 @@ def _drain(
 
 
 def _start_worker() -> None:
-    """Leaves Ctrl-C to the parent, and ends the worker when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ends the worker when its parent is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()

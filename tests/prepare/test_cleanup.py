@@ -80,6 +80,14 @@ def test_instances_are_the_connected_objects_largest_first(labels: NDArray[np.ui
     assert not (result == 1).any()
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 25, 25), (5, 5, 5), (1, 7, 1)])
+def test_instances_as_dense_as_they_can_be(shape: tuple[int, int, int]) -> None:
+    labels = np.zeros(shape, np.uint8)
+    labels[::2, ::2, ::2] = 1
+    _, instances = split_instances(labels, [1])
+    assert len(instances[1]) == labels.sum()
+
+
 def test_parts_of_instances_count_for_their_label() -> None:
     labels = np.zeros((2, 6, 6), np.uint8)
     labels[:, :2, :2] = 4
