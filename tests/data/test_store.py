@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from scipy import ndimage
 
@@ -367,3 +368,39 @@ def test_sources_name_every_file(root: Path, paths: list[Path]) -> None:
     assert store.SourceState(**sources[str(paths[0].resolve())]).stat == [
         [paths[0].stat().st_size, paths[0].stat().st_mtime_ns]
     ]
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from rich.console import Console
+from medsam2_ft.data import build
+if __name__ == "__main__":
+    build.BYTES_PER_WORKER = 1
+    paths = [Path(p) for p in sys.argv[2:]]
+    for _ in build.build_cases(paths, Path(sys.argv[1]), 2, Console(quiet=True)):
+        print("one done", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_when_the_builder_is_killed(
+    tmp_path: Path, root: Path, paths: list[Path]
+) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    (root / "cases").mkdir()
+    command = [sys.executable, str(script), str(root / "cases"), *map(str, paths)]
+    environment = os.environ | {"PYTHONPATH": str(Path(build.__file__).parents[2])}
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "one done\n"
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert len(workers) >= 2
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    for worker in alive:
+        worker.kill()
+    assert not alive
