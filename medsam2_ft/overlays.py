@@ -27,7 +27,7 @@ PALETTE: Final[tuple[Color, ...]] = (
     (165, 115, 245),
 )
 WHITE: Final[Color] = (255, 255, 255)
-GRAY: Final[Color] = (150, 150, 150)
+RED: Final[Color] = (235, 50, 50)
 BACKGROUND: Final[Color] = (24, 24, 27)
 CAPTION_PX: Final = 22
 GAP_PX: Final = 6

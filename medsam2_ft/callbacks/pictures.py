@@ -16,7 +16,7 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.evaluate import predict_slice
 from medsam2_ft.metrics import dice
 from medsam2_ft.overlays import (
-    GRAY,
+    RED,
     WHITE,
     BoxLayer,
     MaskLayer,
@@ -33,7 +33,7 @@ class TrainingPictures(Callback):
     """Writes PNG files below ``<run>/pictures`` and sends them to W&B and TensorBoard.
 
     ``train_batch.png`` is the first batch of a start, augmented, with its boxes and masks; boxes of
-    negative prompts are gray. ``val_epoch_000.png`` and so on show the same validation slices after
+    negative prompts are red. ``val_epoch_000.png`` and so on show the same validation slices after
     each validation: truth and box on the left, prediction with the truth's outline on the right.
     Slices, boxes and masks are those of the validation batches, at the model's input size. Only the
     first process draws.
@@ -102,11 +102,12 @@ class TrainingPictures(Callback):
             self._val_panels = []
 
     def _picked(self, batches: int, batch_idx: int, batch: SliceBatch) -> list[int]:
-        """Rows of this batch to draw: the first ones that show an object."""
+        """Rows of this batch to draw: evenly spaced over those that show an object."""
         due = np.linspace(0, batches - 1, self.val_slices).round().astype(int)
         wanted = int(np.count_nonzero(due == batch_idx))
         shown = sorted(set(batch.image_index[batch.masks.flatten(1).any(dim=1)].tolist()))
-        return [int(row) for row in shown[:wanted]]
+        spaced = np.linspace(0, len(shown) - 1, min(wanted, len(shown))).round().astype(int)
+        return [int(shown[i]) for i in spaced]
 
 
 class _Slice:
@@ -143,7 +144,7 @@ class _Slice:
 
     def _boxes(self) -> Sequence[BoxLayer]:
         return [
-            BoxLayer(box, color_of(i) if self.is_object[i] else GRAY)
+            BoxLayer(box, color_of(i) if self.is_object[i] else RED)
             for i, box in enumerate(self.boxes)
         ]
 

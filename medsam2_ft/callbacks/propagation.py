@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no types
@@ -125,9 +125,8 @@ class PropagationValidation(Callback):
     def _score(
         self, trainer: Trainer, pl_module: LightningModule, paths: Sequence[Path]
     ) -> list[ObjectScore]:
-        show = trainer.is_global_zero and trainer.progress_bar_callback is not None
         scores: list[ObjectScore] = []
-        for path in tqdm(paths, "Volumes", leave=False, disable=not show, dynamic_ncols=True):
+        for path in _with_progress(trainer, paths):
             try:
                 scores += score_volume(
                     pl_module.model,  # type: ignore[arg-type]
@@ -211,6 +210,25 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
 def _dry_run_volumes(trainer: Trainer) -> int:
     """Number of batches, here volumes, of a ``fast_dev_run``; 0 for a real run."""
     return int(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set dynamically
+
+
+def _with_progress(trainer: Trainer, paths: Sequence[Path]) -> Iterator[Path]:
+    """Iterates with a bar beside the trainer's own, if that is shown."""
+    bar = trainer.progress_bar_callback
+    if bar is None or not trainer.is_global_zero:
+        yield from paths
+    elif isinstance(bar, RichProgressBar) and bar.progress is not None:
+        # Rich captures what tqdm would write, so the volumes become a line of its display.
+        task = bar.progress.add_task("Volumes", total=len(paths))
+        try:
+            for path in paths:
+                yield path
+                bar.progress.update(task, advance=1)
+                bar.progress.refresh()
+        finally:
+            bar.progress.remove_task(task)
+    else:
+        yield from tqdm(paths, "Volumes", leave=False, dynamic_ncols=True)
 
 
 def _log_table(trainer: Trainer, name: str, rows: Sequence[Row]) -> None:

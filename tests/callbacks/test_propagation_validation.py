@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from rich.progress import Progress
 from synthetic import write_npz
 from tiny_run import TinyData, TinyModule, trainer_for
 
@@ -108,9 +114,36 @@ def test_a_dry_run_scores_one_volume_and_writes_nothing(tmp_path: Path, cases: l
     assert not run.exists()
 
 
+def test_volumes_have_a_tqdm_bar(
+    tmp_path: Path, cases: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    bar = TQDMProgressBar()
+    trainer = trainer_for(tmp_path, [PropagationValidation(), bar], enable_progress_bar=True)
+    trainer.validate(TinyModule(), datamodule=TinyData(cases), verbose=False)
+    assert "Volumes" in "".join(capfd.readouterr())
+    assert len(read_rows(tmp_path / "validate_volume_scores.csv")) == 8
+
+
+def test_volumes_are_a_line_of_the_rich_bar(
+    tmp_path: Path, cases: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refreshed: list[tuple[str, float]] = []
+
+    def record(progress: Progress) -> None:
+        refreshed.extend((task.description, task.completed) for task in progress.tasks)
+
+    monkeypatch.setattr(Progress, "refresh", record)
+    bar = RichProgressBar()
+    trainer = trainer_for(tmp_path, [PropagationValidation(), bar], enable_progress_bar=True)
+    trainer.validate(TinyModule(), datamodule=TinyData(cases), verbose=False)
+    steps = sorted({done for description, done in refreshed if description == "Volumes"})
+    assert steps == [0, 1, 2, 3]
+    assert refreshed[-1][0] != "Volumes", "the line goes when the volumes are done"
+
+
 def test_both_strategies_and_the_test_split(tmp_path: Path, cases: list[Path]) -> None:
     callback = PropagationValidation(strategies="both", z_range="full", max_volumes=1)
-    trainer = trainer_for(tmp_path, [callback], enable_progress_bar=True)
+    trainer = trainer_for(tmp_path, [callback])
     trainer.test(TinyModule(), datamodule=TinyData(cases), verbose=False)
     names = {name for name in trainer.callback_metrics if name.startswith("test/volume_dsc")}
     stems = ("test/volume_dsc_full", "test/volume_dsc_memory_full")
