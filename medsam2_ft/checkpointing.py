@@ -84,7 +84,7 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Keeps the newest state of a run as ``<run>/checkpoints/last.ckpt``.
 
-    Saves every ``every_n_steps`` optimiser steps and at the end of every epoch. A step that is the
+    Saves every ``every_n_steps`` optimiser steps and at the end of epochs. A step that is the
     last of its epoch is not saved before the epoch's validation: Lightning would resume behind the
     validation and skip it. A run that is killed in between repeats the steps since the previous
     save and comes to the same result.
@@ -92,14 +92,21 @@ class LastCheckpoint(Checkpoint):
     Args:
         every_n_steps: Optimiser steps between two saves within an epoch; 0 saves at the end of
             epochs only.
+        every_n_epochs: Epochs between two saves at the end of an epoch; the last one always saves.
         dirpath: Folder; linked to the run folder.
     """
 
-    def __init__(self, every_n_steps: int = 200, dirpath: str | None = None) -> None:
+    def __init__(
+        self, every_n_steps: int = 200, every_n_epochs: int = 1, dirpath: str | None = None
+    ) -> None:
         super().__init__()
-        if every_n_steps < 0:
-            raise UserError(f"every_n_steps={every_n_steps}: give 0 (off) or a positive number")
+        if every_n_steps < 0 or every_n_epochs < 1:
+            raise UserError(
+                f"last.every_n_steps={every_n_steps}, last.every_n_epochs={every_n_epochs}: give"
+                " steps of at least 0 (0 is off) and epochs of at least 1"
+            )
         self.every_n_steps = every_n_steps
+        self.every_n_epochs = every_n_epochs
         self.dirpath = dirpath
 
     def on_train_batch_end(
@@ -114,7 +121,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves after validation, after the best checkpoint was updated."""
-        self._save(trainer)
+        epochs = trainer.current_epoch + 1
+        if epochs % self.every_n_epochs == 0 or trainer.fit_loop.done:
+            self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         folder = checkpoint_folder(trainer.default_root_dir)

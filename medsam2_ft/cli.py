@@ -71,7 +71,7 @@ class FineTuneCLI(LightningCLI):
         parser.add_argument(
             "--run", type=str, default="runs/finetune", help="Run folder: everything lies in it."
         )
-        parser.add_dataclass_arguments(WandbOptions, "wandb")
+        parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(PropagationValidation, "propagation")
         parser.add_lightning_class_args(TrainingPictures, "pictures")
         parser.add_lightning_class_args(BestCheckpoint, "best")
@@ -151,7 +151,10 @@ def main(args: ArgsType = None) -> FineTuneCLI:
         auto_configure_optimizers=False,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [TruncateMetrics(), Throughput(), ExportWeights()]},
+        trainer_defaults={
+            "callbacks": [TruncateMetrics(), Throughput(), ExportWeights()],
+            "use_distributed_sampler": False,  # our sampler divides an epoch among ranks itself
+        },
         parser_kwargs={"exit_on_error": False},
     )
 

@@ -14,7 +14,6 @@ from medsam2_ft.losses import LossWeights, PromptLosses, mask_dsc, prompt_losses
 from medsam2_ft.resize import normalize
 from medsam2_ft.sam2_adapter import (
     Decoded,
-    Encoding,
     Sam2,
     build_model,
     enable_activation_checkpointing,
@@ -102,7 +101,7 @@ class FineTuner(LightningModule):
 
     def training_step(self, batch: SliceBatch, batch_idx: int) -> Tensor:
         """Returns the summed loss of the batch's prompts, scaled for `on_before_optimizer_step`."""
-        decoded, losses = self._decode(batch)[1:]
+        decoded, losses = self._decode(batch)
         total = losses.total(self.loss_weights)
         if len(total) > 0:  # a padding batch has no prompts
             self.prompts_since_step += len(total)
@@ -153,21 +152,21 @@ class FineTuner(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _decode(self, batch: SliceBatch) -> tuple[Encoding, Decoded, PromptLosses]:
+    def _decode(self, batch: SliceBatch) -> tuple[Decoded, PromptLosses]:
         """Encodes slices once, decodes every prompt to all tokens, compares with the masks."""
         encoding = self.model.encode(normalize(batch.images))
         decoded = self.model.decode_all(encoding, batch.image_index, batch.boxes)
         losses = prompt_losses(
             decoded.mask_logits, decoded.iou, decoded.object_score_logits, batch.masks
         )
-        return encoding, decoded, losses
+        return decoded, losses
 
     def _evaluation_step(self, batch: SliceBatch, stage: Literal["val", "test"]) -> None:
         if len(batch.boxes) == 0:  # padding, so that all ranks take as many steps
             return
-        encoding, _, losses = self._decode(batch)
+        decoded, losses = self._decode(batch)
         # the mask that Meta's default settings would return, not simply token 0
-        chosen = self.model.decode(encoding, batch.image_index, batch.boxes)
+        chosen = self.model.single_mask(decoded)
         self.mean_loss.update(losses.total(self.loss_weights))
         self.mean_dice_loss.update(losses.dice)
         self.mean_bce_loss.update(losses.bce)

@@ -66,7 +66,7 @@ def test_zero_saves_at_the_end_of_epochs_only(tmp_path: Path) -> None:
 
 
 def test_negative_interval_is_refused() -> None:
-    with pytest.raises(UserError, match="every_n_steps=-1"):
+    with pytest.raises(UserError, match="last.every_n_steps=-1"):
         LastCheckpoint(every_n_steps=-1)
 
 

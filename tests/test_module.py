@@ -134,7 +134,7 @@ def test_gradient_is_the_mean_over_prompts(tmp_path) -> None:
     batch = make_batch([3, 1], negatives=1)
     module = tuner()
     reference = copy.deepcopy(module).train()
-    _, _, losses = reference._decode(batch)
+    _, losses = reference._decode(batch)
     losses.total(reference.loss_weights).mean().backward()
     expected = [p.grad for p in reference.parameters() if p.grad is not None]
     assert relative_difference(expected, step_gradients(module, [batch], tmp_path)) < 1e-6
@@ -210,7 +210,7 @@ def test_validation_counts_every_prompt_once(tmp_path) -> None:
     )
     result = trainer.validate(module, DataLoader(batches, batch_size=None), verbose=False)[0]
     with torch.no_grad():
-        dice = torch.cat([module._decode(batch)[2].dice for batch in batches])
+        dice = torch.cat([module._decode(batch)[1].dice for batch in batches])
     assert len(dice) == 4
     assert result["val/dice_loss"] == pytest.approx(dice.mean().item(), abs=1e-6)
 

@@ -23,10 +23,14 @@ def start(
     killed_at: tuple[Moment, int] | None = None,
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
+    probe: Path | None = None,
 ) -> Any:
-    """Starts ``train.py`` with ``args`` and returns the process."""
+    """Starts ``train.py`` with ``args`` and returns the process.
+
+    With ``probe`` it trains by plain SGD and saves what the first optimiser step used there.
+    """
     process = _context.Process(
-        target=_run, args=(args, killed_at, dict(environment or {}), log), daemon=False
+        target=_run, args=(args, killed_at, dict(environment or {}), log, probe), daemon=False
     )
     process.start()
     return process
@@ -45,6 +49,7 @@ def _run(
     killed_at: tuple[Moment, int] | None,
     environment: dict[str, str],
     log: Path | None,
+    probe: Path | None,
 ) -> None:
     import sys
 
@@ -59,6 +64,8 @@ def _run(
     sys.argv = sys.argv[:1]
     if killed_at is not None:
         _arrange_kill(*killed_at)
+    if probe is not None:
+        _arrange_probe(probe)
     from medsam2_ft.cli import main
     from medsam2_ft.entry import run
 
@@ -104,3 +111,27 @@ def _arrange_kill(moment: Moment, count: int) -> None:
             sync(temporary, target)
 
         atomic.sync_and_replace = half_written
+
+
+def _arrange_probe(target: Path) -> None:
+    """Saves prompts and gradients of the first step of this rank; trains by SGD."""
+    import torch
+
+    from medsam2_ft.module import FineTuner
+
+    divide = FineTuner.on_before_optimizer_step
+
+    def hook(self: Any, optimizer: torch.optim.Optimizer) -> None:
+        prompts = self.prompts_since_step
+        divide(self, optimizer)
+        file = target / f"rank{self.global_rank}.pt"
+        if not file.exists():
+            gradients = {n: p.grad.clone() for n, p in self.named_parameters() if p.requires_grad}
+            torch.save({"prompts": prompts, "gradients": gradients}, file)
+
+    def sgd(self: Any) -> torch.optim.Optimizer:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.SGD([{"params": trained, "name": "all"}], lr=0.05)
+
+    FineTuner.on_before_optimizer_step = hook
+    FineTuner.configure_optimizers = sgd

@@ -16,11 +16,10 @@ def export_folder(run: str | Path) -> Path:
 
 
 class ExportWeights(Checkpoint):
-    """Writes ``<run>/exports/{best,last}.pt`` at the end of an epoch.
+    """Writes ``<run>/exports/best.pt`` with every better score, ``last.pt`` when training ends.
 
-    ``best.pt`` follows `BestCheckpoint`; ``last.pt`` is the state after the newest epoch. A
-    subclass of Lightning's ``Checkpoint`` so that it runs after validation scores are in; it must
-    stand behind `BestCheckpoint` in the list of callbacks.
+    ``best.pt`` follows `BestCheckpoint`. A subclass of Lightning's ``Checkpoint`` so that it runs
+    after validation scores are in; it must stand behind `BestCheckpoint` in the list of callbacks.
     """
 
     def __init__(self) -> None:
@@ -28,18 +27,23 @@ class ExportWeights(Checkpoint):
         self._exported_score: float | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Exports on the first process."""
+        """Exports where this epoch is the best so far."""
         best = [c for c in trainer.callbacks if isinstance(c, BestCheckpoint)]
         score = best[0].best_model_score if best else None
-        is_new_best = score is not None and float(score) != self._exported_score
-        if is_new_best:
+        if score is not None and float(score) != self._exported_score:
             self._exported_score = float(score)
+            self._export(trainer, pl_module, "best")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Exports the state after the last epoch."""
+        self._export(trainer, pl_module, "last")
+
+    def _export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         if trainer.is_global_zero:
-            core = pl_module.model.core.state_dict()
-            info = export_info(trainer, pl_module)
-            folder = export_folder(trainer.default_root_dir)
-            for name in ("best", "last") if is_new_best else ("last",):
-                write_export(core, folder / f"{name}.pt", info)
+            target = export_folder(trainer.default_root_dir) / f"{name}.pt"
+            write_export(
+                pl_module.model.core.state_dict(), target, export_info(trainer, pl_module)
+            )
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -71,6 +75,6 @@ def export_info(trainer: Trainer, pl_module: LightningModule) -> ExportInfo:
         label_names=data.label_names,
         modalities=tuple(data.modalities),
         step=trainer.global_step,
-        epoch=trainer.current_epoch + 1,
+        epoch=trainer.fit_loop.epoch_progress.current.processed,
         metrics=metrics,
     )
