@@ -135,8 +135,9 @@ class NpzReader:
             header = self._read_header(key, stream)
         check_size(f"{self.path}: {key}", header.size)
         with self._open(key) as stream:
+            # takes the entry to its end (_read_header compared the sizes), where zipfile
+            # verifies the checksum
             array = npy_format.read_array(stream, allow_pickle=False)
-            stream.read(1)  # zipfile verifies the checksum where the entry ends
         native = array.dtype.newbyteorder("=")
         return np.ascontiguousarray(array, dtype=native).reshape(header.shape)
 

@@ -87,9 +87,12 @@ def test_slicerios_own_writer_is_read(tmp_path: Path) -> None:
     assert ours.label_names == original.label_names
 
 
-def test_names_in_any_script_and_bytes_that_repeat(tmp_path: Path) -> None:
+def test_names_in_any_script_and_bytes_that_repeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = {1: "Gefäß ✓", 2: "a\nb\tc", 3: "x:=y"}
-    for name in ("a", "b"):
+    for seconds, name in enumerate(("a", "b")):
+        monkeypatch.setattr("time.time", lambda now=1e9 + seconds: now)
         write_labels(tmp_path / f"{name}.seg.nrrd", LabelVolume((ONE,), names))
     assert read_labels(tmp_path / "a.seg.nrrd").label_names == {**names, 2: "a b c"}
     assert (tmp_path / "a.seg.nrrd").read_bytes() == (tmp_path / "b.seg.nrrd").read_bytes()

@@ -257,3 +257,16 @@ def test_a_two_file_format_whose_folder_refuses(
     with pytest.raises(UserError, match="Permission denied"):
         write_volume(tmp_path / "x.mhd", Volume(GRAY))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_the_data_is_replaced_before_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(
+        "medsam2_ft.io.itk.sync_and_replace", lambda _, target: order.append(target.name)
+    )
+    write_volume(tmp_path / f"x{suffix}", Volume(GRAY))
+    assert len(order) == 2
+    assert order[-1] == f"x{suffix}"
