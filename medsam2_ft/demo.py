@@ -1,14 +1,18 @@
-"""``medsam2-ft demo``: from a real chest CT to exported weights and a picture, without any setup."""
+"""``medsam2-ft demo``: from a real chest CT to exported weights and a picture, without setup."""
 
 import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.types import Case, LabelVolume, Volume
+
+if TYPE_CHECKING:
+    from medsam2_ft.sam2_adapter import Sam2
 
 HELD_OUT_EVERY = 4  # one slice in four is never trained on
 LUNGS = ("right lung", "left lung")
@@ -193,8 +197,48 @@ def _measure(run: Path, start_s: float) -> DemoSummary:
     return summary
 
 
+def _draw(model: "Sam2", case: Case, slices: list[int], target: Path) -> Path:
+    """Draws held-out slices: box and truth above, what the model makes of the boxes below."""
+    from medsam2_ft.evaluate import predict_slice
+    from medsam2_ft.metrics import dice
+    from medsam2_ft.overlays import (
+        WHITE,
+        BoxLayer,
+        MaskLayer,
+        Panel,
+        color_of,
+        render_grid,
+        write_png,
+    )
+    from medsam2_ft.prompts import mask_to_box
+
+    upper, lower = [], []
+    for z in shown_slices(case, slices):
+        masks = [case.label_maps[0][z] == label for label in sorted(case.label_names)]
+        boxes = np.stack([box for mask in masks if (box := mask_to_box(mask)) is not None])
+        predicted = predict_slice(model, case.image[z], boxes)
+        scores = " ".join(f"{dice(p, m):.2f}" for p, m in zip(predicted, masks, strict=True))
+        truth = [MaskLayer(mask, color_of(i), "fill") for i, mask in enumerate(masks)]
+        box_layers = [BoxLayer(box, color_of(i)) for i, box in enumerate(boxes)]
+        fills = [MaskLayer(mask, color_of(i), "fill") for i, mask in enumerate(predicted)]
+        outlines = [MaskLayer(mask, WHITE) for mask in masks]
+        upper.append(Panel(case.image[z], f"held-out slice {z}: box and truth", truth, box_layers))
+        lower.append(Panel(case.image[z], f"prediction, DSC {scores}", [*fills, *outlines]))
+    write_png(target, render_grid([*upper, *lower], columns=len(upper), side_px=320))
+    return target
+
+
+def shown_slices(case: Case, slices: list[int]) -> list[int]:
+    """Returns three of ``slices`` that show every label, evenly spaced."""
+    whole = [z for z in slices if set(case.label_names) <= set(np.unique(case.label_maps[0][z]))]
+    return [whole[i] for i in np.linspace(0, len(whole) - 1, 3).round().astype(int)]
+
+
 def _print(summary: DemoSummary, run: Path) -> None:
     """Says what was reached and where everything lies."""
+    from medsam2_ft.checkpointing import checkpoint_folder
+    from medsam2_ft.run_log import METRICS_FILE
+
     print(
         f"""
 Held-out slices, mean DSC of the lungs   random weights {summary.slice_dsc_before:.3f}

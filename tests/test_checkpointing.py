@@ -19,7 +19,7 @@ from medsam2_ft.errors import UserError
 class Recorder(LastCheckpoint):
     """Notes the (epoch, step) of every save, whether it was in the middle of an epoch."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: object) -> None:
         super().__init__(**options)
         self.saves: list[tuple[int, int]] = []
 
@@ -28,7 +28,7 @@ class Recorder(LastCheckpoint):
         self.saves.append((trainer.current_epoch, trainer.global_step))
 
 
-def run(tmp_path: Path, recorder: LastCheckpoint, **options) -> Trainer:
+def run(tmp_path: Path, recorder: LastCheckpoint, **options: object) -> Trainer:
     trainer = Trainer(
         default_root_dir=tmp_path,
         accelerator="cpu",
@@ -66,7 +66,7 @@ def test_zero_saves_at_the_end_of_epochs_only(tmp_path: Path) -> None:
 
 
 def test_negative_interval_is_refused() -> None:
-    with pytest.raises(UserError, match="last.every_n_steps=-1"):
+    with pytest.raises(UserError, match=r"last.every_n_steps=-1"):
         LastCheckpoint(every_n_steps=-1)
 
 

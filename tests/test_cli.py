@@ -20,9 +20,12 @@ SMALL = {
     "model.variant": "tiny_test",
     "model.weights": "random",
     "trainer.accelerator": "cpu",
+    "trainer.devices": 1,
+    "trainer.strategy": "auto",
     "trainer.precision": "32-true",
     "trainer.enable_progress_bar": False,
     "trainer.enable_model_summary": False,
+    "wandb.mode": "off",
 }
 
 
@@ -62,7 +65,9 @@ def test_every_config_runs(config: Path, data: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_configs() -> None:
-    assert {"finetune.yaml", "paper.yaml", "demo.yaml"} <= {path.name for path in CONFIGS}
+    assert {"finetune.yaml", "paper.yaml", "demo.yaml", "laptop.yaml", "cluster.yaml"} == {
+        path.name for path in CONFIGS
+    }
 
 
 def test_a_run_leaves_everything_in_its_folder(
@@ -105,7 +110,9 @@ def test_validate_and_test_reproduce_the_logged_scores(data: Path, tmp_path: Pat
     assert 0 <= float(tested["test/dsc"]) <= 1
 
 
-def test_last_goes_on_and_a_second_start_is_refused(data: Path, tmp_path: Path, capsys) -> None:
+def test_last_goes_on_and_a_second_start_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     first = train("fit", run, data, **{"trainer.max_epochs": 1, "ckpt_path": "last"})
     assert "fresh start" in capsys.readouterr().out

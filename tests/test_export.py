@@ -71,7 +71,7 @@ def test_the_sidecars_lines_load_it(run: Path, monkeypatch: pytest.MonkeyPatch) 
     sidecar = json.loads((run / "exports" / "last.json").read_text())
     monkeypatch.chdir(run / "exports")
     names: dict[str, object] = {}
-    exec("\n".join(sidecar["load_with"]), names)  # the lines are what users paste
+    exec("\n".join(sidecar["load_with"]), names)  # noqa: S102  what users paste
     predictor = names["predictor"]
     assert isinstance(predictor, SAM2ImagePredictor)
     image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
@@ -89,7 +89,9 @@ def test_same_masks_as_the_module(run: Path) -> None:
     boxes = np.array([[4, 4, 30, 40], [20, 10, 50, 44]], np.float32)
     ours = predict_slice(module.model, image[2], boxes)
     exported = build_model(VARIANT, image_size=SIZE, weights=str(run / "exports" / "last.pt"))
-    assert torch.equal(torch.as_tensor(ours), torch.as_tensor(predict_slice(exported, image[2], boxes)))
+    assert torch.equal(
+        torch.as_tensor(ours), torch.as_tensor(predict_slice(exported, image[2], boxes))
+    )
     core = build_sam2(
         VARIANTS[VARIANT].config,
         str(run / "exports" / "last.pt"),

@@ -1,6 +1,8 @@
 """The training step on the tiny SAM2: what trains, what it is divided by, what it is called."""
 
 import copy
+import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,7 +41,7 @@ def tuner(**options: object) -> FineTuner:
     return FineTuner(**options)
 
 
-def fit(module: FineTuner, batches: list[SliceBatch], tmp_path, **options: object) -> Trainer:
+def fit(module: FineTuner, batches: list[SliceBatch], tmp_path: Path, **options: object) -> Trainer:
     options = {"max_epochs": 1} | options
     trainer = Trainer(
         accelerator="cpu",
@@ -67,7 +69,9 @@ PAPER = {"multimask_weight": 0.0, "iou_weight": 0.0, "object_score_weight": 0.0}
         ("reached", {}),
     ],
 )
-def test_every_trainable_tensor_moves_and_every_other_stays(trainable, losses, tmp_path) -> None:
+def test_every_trainable_tensor_moves_and_every_other_stays(
+    trainable: str, losses: dict[str, float], tmp_path: Path
+) -> None:
     module = tuner(trainable=trainable, weight_decay=0.0, **losses)
     before = copy.deepcopy(module.model.core.state_dict())
     trains = {name for name, p in module.model.core.named_parameters() if p.requires_grad}
@@ -107,7 +111,7 @@ def test_unknown_choice_is_refused() -> None:
 
 
 def step_gradients(
-    module: FineTuner, batches: list[SliceBatch], tmp_path, **options: object
+    module: FineTuner, batches: list[SliceBatch], tmp_path: Path, **options: object
 ) -> list[torch.Tensor]:
     """Gradients that the first optimiser step would use."""
     seen: list[torch.Tensor] = []
@@ -130,7 +134,7 @@ def relative_difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     return float(max((x - y).abs().max() for x, y in zip(a, b, strict=True)) / scale)
 
 
-def test_gradient_is_the_mean_over_prompts(tmp_path) -> None:
+def test_gradient_is_the_mean_over_prompts(tmp_path: Path) -> None:
     batch = make_batch([3, 1], negatives=1)
     module = tuner()
     reference = copy.deepcopy(module).train()
@@ -140,7 +144,7 @@ def test_gradient_is_the_mean_over_prompts(tmp_path) -> None:
     assert relative_difference(expected, step_gradients(module, [batch], tmp_path)) < 1e-6
 
 
-def test_accumulated_batches_of_unequal_size_are_one_batch(tmp_path) -> None:
+def test_accumulated_batches_of_unequal_size_are_one_batch(tmp_path: Path) -> None:
     first, second = make_batch([3], seed=1), make_batch([1, 1], seed=2)
     both = SliceBatch(
         images=torch.cat([first.images, second.images]),
@@ -153,14 +157,14 @@ def test_accumulated_batches_of_unequal_size_are_one_batch(tmp_path) -> None:
     assert relative_difference(whole, parts) < 1e-5
 
 
-def test_a_batch_without_prompts_changes_nothing(tmp_path) -> None:
+def test_a_batch_without_prompts_changes_nothing(tmp_path: Path) -> None:
     batch, empty = make_batch([2, 1]), make_batch([0, 0])
     alone = step_gradients(tuner(), [batch], tmp_path)
     padded = step_gradients(tuner(), [batch, empty], tmp_path, accumulate_grad_batches=2)
     assert relative_difference(alone, padded) < 1e-6
 
 
-def test_parameter_groups(tmp_path) -> None:
+def test_parameter_groups(tmp_path: Path) -> None:
     module = tuner(lr_encoder=1e-4, lr_decoder=3e-4, weight_decay=0.1)
     groups = {group["name"]: group for group in module._parameter_groups()}
     assert set(groups) == {"encoder", "encoder/no_decay", "decoder", "decoder/no_decay"}
@@ -176,7 +180,7 @@ def test_parameter_groups(tmp_path) -> None:
     assert sizes == sum(p.requires_grad for p in module.parameters())
 
 
-def test_learning_rate_rises_and_falls(tmp_path) -> None:
+def test_learning_rate_rises_and_falls(tmp_path: Path) -> None:
     module = tuner(lr_encoder=1e-3, lr_decoder=1e-3, warmup_share=0.25, final_lr_share=0.1)
     rates: list[float] = []
     module.on_train_batch_start = lambda batch, index: rates.append(
@@ -186,11 +190,11 @@ def test_learning_rate_rises_and_falls(tmp_path) -> None:
     assert rates[0] == pytest.approx(5e-4)
     assert max(rates) == pytest.approx(1e-3)
     assert rates.index(max(rates)) in (1, 2)
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[2:]))
     assert 1e-4 < rates[-1] < 3e-4
 
 
-def test_logged_values(tmp_path) -> None:
+def test_logged_values(tmp_path: Path) -> None:
     module = tuner()
     trainer = fit(module, [make_batch([2, 1])] * 2, tmp_path)
     logged = trainer.logged_metrics
@@ -202,7 +206,7 @@ def test_logged_values(tmp_path) -> None:
     assert logged["lr/decoder"] > 0
 
 
-def test_validation_counts_every_prompt_once(tmp_path) -> None:
+def test_validation_counts_every_prompt_once(tmp_path: Path) -> None:
     module = tuner().eval()
     batches = [make_batch([3], seed=1), make_batch([0], seed=2), make_batch([1], seed=3)]
     trainer = Trainer(
@@ -215,7 +219,7 @@ def test_validation_counts_every_prompt_once(tmp_path) -> None:
     assert result["val/dice_loss"] == pytest.approx(dice.mean().item(), abs=1e-6)
 
 
-def test_activation_checkpointing_keeps_the_gradient(tmp_path) -> None:
+def test_activation_checkpointing_keeps_the_gradient(tmp_path: Path) -> None:
     batch = make_batch([2])
     plain = step_gradients(tuner(), [batch], tmp_path)
     recomputed = step_gradients(tuner(activation_checkpointing=True), [batch], tmp_path)

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from medsam2_ft.checkpointing import BestCheckpoint
 from medsam2_ft.export import CHECKPOINT_KEY, ExportInfo, write_export
+from medsam2_ft.sam2_adapter import Sam2
 
 
 def export_folder(run: str | Path) -> Path:
@@ -28,7 +29,7 @@ class ExportWeights(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exports where this epoch is the best so far."""
-        best = [c for c in trainer.callbacks if isinstance(c, BestCheckpoint)]
+        best = [c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)]
         score = best[0].best_model_score if best else None
         if score is not None and float(score) != self._exported_score:
             self._exported_score = float(score)
@@ -41,9 +42,8 @@ class ExportWeights(Checkpoint):
     def _export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         if trainer.is_global_zero:
             target = export_folder(trainer.default_root_dir) / f"{name}.pt"
-            write_export(
-                pl_module.model.core.state_dict(), target, export_info(trainer, pl_module)
-            )
+            state = model_of(pl_module).core.state_dict()
+            write_export(state, target, export_info(trainer, pl_module))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -60,21 +60,29 @@ class ExportWeights(Checkpoint):
         self._exported_score = state_dict["exported_score"]
 
 
+def model_of(pl_module: LightningModule) -> Sam2:
+    """Returns the module's SAM2."""
+    model = pl_module.model
+    assert isinstance(model, Sam2)
+    return model
+
+
 def export_info(trainer: Trainer, pl_module: LightningModule) -> ExportInfo:
     """Collects what the sidecar says from the module, the data and the logged metrics."""
-    data = trainer.datamodule
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    model = model_of(pl_module)
     metrics = {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
         if name.startswith("val/")
     }
     return ExportInfo(
-        variant=pl_module.model.variant,
-        image_size=pl_module.model.image_size,
+        variant=model.variant,
+        image_size=model.image_size,
         intensity=tuple(data.intensity_rules),
         label_names=data.label_names,
         modalities=tuple(data.modalities),
         step=trainer.global_step,
-        epoch=trainer.fit_loop.epoch_progress.current.processed,
+        epoch=trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
         metrics=metrics,
     )

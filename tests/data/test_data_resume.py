@@ -193,6 +193,12 @@ def test_overfitting_repeats_the_same_batches(data_dir: Path, tmp_path: Path) ->
     assert seen[:2] == seen[2:4] == seen[4:]
 
 
+def test_limited_epochs_are_the_beginnings_of_whole_ones(data_dir: Path, tmp_path: Path) -> None:
+    whole = fit(data_dir, tmp_path).seen
+    limited = fit(data_dir, tmp_path, limit_train_batches=0.5).seen
+    assert limited == [*whole[0:3], *whole[6:9], *whole[12:15]]
+
+
 def test_second_fit_of_one_trainer_goes_on(data_dir: Path, tmp_path: Path) -> None:
     whole = fit(data_dir, tmp_path)
     module, data = (

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -336,6 +337,21 @@ def test_reader_keeps_few_arrays_open_and_none_in_another_process(
     copy = pickle.loads(pickle.dumps(reader))
     assert len(copy._open) == 0
     np.testing.assert_array_equal(copy.image(cases[0].folder, 1), reader.image(cases[0].folder, 1))
+
+
+def test_forked_worker_opens_its_own_arrays(root: Path, paths: list[Path]) -> None:
+    cases = update_store(root, paths, quiet=True)
+    reader = SliceReader(root / "cases")
+    expected = [reader.image(case.folder, 0) for case in cases]
+
+    def child() -> None:
+        same = np.array_equal(reader.image(cases[0].folder, 0), expected[0])
+        os._exit(0 if same and len(reader._open) == 1 else 1)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
 
 
 def test_index_travels_as_a_path(root: Path, paths: list[Path]) -> None:

@@ -108,7 +108,10 @@ def test_weights_after_twenty_steps_are_the_same(runs: tuple[Path, Path]) -> Non
     assert largest_difference(weights(one), weights(two)) < 1e-5
     moved = {
         key: probe_of(one, 0)["gradients"][f"model.core.{key}"].abs().max()
-        for key in ("sam_mask_decoder.mask_tokens.weight", "image_encoder.trunk.patch_embed.proj.bias")
+        for key in (
+            "sam_mask_decoder.mask_tokens.weight",
+            "image_encoder.trunk.patch_embed.proj.bias",
+        )
     }
     assert min(moved.values()) > 0
 

@@ -92,7 +92,11 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill_and_resume(
-    data: Path, run: Path, moment: tuple[str, int], workers: int, environment=None
+    data: Path,
+    run: Path,
+    moment: tuple[str, int],
+    workers: int,
+    environment: dict[str, str] | None = None,
 ) -> None:
     log = run.parent / "log"
     args = arguments(data, run, workers)
@@ -112,7 +116,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("moment", "workers"), CASES)
-def test_killed_and_resumed(moment, workers, data: Path, reference: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed(
+    moment: tuple[str, int], workers: int, data: Path, reference: Path, tmp_path: Path
+) -> None:
     kill_and_resume(data, tmp_path / "run", moment, workers)
     assert_same_result(tmp_path / "run", reference)
 
