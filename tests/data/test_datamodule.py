@@ -201,3 +201,18 @@ def test_validating_a_checkpoint_moves_nothing(data_dir: Path) -> None:
     data.setup("validate")
     data.load_state_dict({"epoch": 3, "samples": 2})
     assert data.state_dict()["epoch"] == 0
+
+
+def test_real_ct_lesions_train_with_the_store_elsewhere(tmp_path: Path, test_data: Path) -> None:
+    folder = test_data / "CT" / "medsam2_recist_npz"
+    data = module(folder, store_dir=str(tmp_path), val_share=0.3, image_size=256, batch_size=4)
+    data.prepare_data()
+    data.setup("fit")
+    assert len(data.case_paths("train")) == 2
+    assert len(data.case_paths("val")) == 1
+    assert data.modalities == ["CT"]
+    batch = next(iter(data.train_dataloader()))
+    assert batch.images.shape == (4, 1, 256, 256)
+    assert batch.images.float().std() > 10
+    assert batch.masks.any()
+    assert not (folder / ".store").exists()
