@@ -23,10 +23,10 @@ SOURCES := medsam2_ft tests $(wildcard train.py data_prep benchmarks)
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench lock clean
+.PHONY: help install demo check-demo test test-all check format bench lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP)  ## create .venv with everything at the pinned versions
 
@@ -56,6 +56,9 @@ $(STAMP) lock: export SAM2_BUILD_CUDA := 0
 demo: install  ## fine-tune on a real chest CT in minutes and show the result
 	@$(BIN)/medsam2-ft demo
 
+check-demo: demo  ## hold the demo's figures against its promises and against Meta's own code
+	@$(PY) -m pytest -m slow tests/e2e/test_demo.py
+
 test: check  ## static checks and all tests but the slow ones: what CI runs
 	@$(PY) -m pytest --cov --cov-report= $(PYTEST_ARGS)
 	@$(PY) -m coverage report --fail-under=$(COVERAGE_FLOOR)
@@ -76,7 +79,9 @@ format: install  ## rewrite the code the way `check` wants it
 	@$(BIN)/ruff check --fix $(SOURCES)
 
 bench: install  ## measure speed and memory of this machine
-	@$(PY) -m benchmarks
+	@mkdir -p benchmarks/results
+	@$(PY) benchmarks/data_path.py --json benchmarks/results/data_path.json
+	@$(PY) benchmarks/metrics.py --json benchmarks/results/metrics.json
 
 # UPGRADE=--upgrade takes the newest versions, without it only what pyproject.toml asks changes.
 lock: install  ## write constraints.txt anew after a change of pyproject.toml

@@ -7,8 +7,11 @@ in Python and the distances of voxels that are on no surface.
 """
 
 import argparse
+import json
+import platform
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import surface_distance
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=200)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--organs", type=int, default=12)
+    parser.add_argument("--json", type=Path, help="file for the numbers")
     args = parser.parse_args()
     truth = organs(args.depth, args.side, args.organs)
     pred = np.roll(truth, (1, 3, -2), axis=(0, 1, 2))
@@ -71,7 +75,13 @@ def main() -> None:
             seconds[name] += time.perf_counter() - start_s
         print(f"{name:17} {seconds[name]:7.2f} s for {args.organs} organs in {truth.shape}")
     np.testing.assert_allclose(results["medsam2-ft"], results["surface-distance"], rtol=1e-12)
-    print(f"same numbers, {seconds['surface-distance'] / seconds['medsam2-ft']:.1f} times faster")
+    ratio = seconds["surface-distance"] / seconds["medsam2-ft"]
+    print(f"same numbers, {ratio:.1f} times faster")
+    if args.json is not None:
+        sizes = {"shape_zyx": truth.shape, "organs": args.organs, "threads": 1}
+        facts = {"machine": platform.processor() or platform.machine(), "numpy": np.__version__}
+        numbers = {"seconds": seconds, "ratio": ratio}
+        args.json.write_text(json.dumps(sizes | facts | numbers, indent=2) + "\n")
 
 
 if __name__ == "__main__":

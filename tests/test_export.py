@@ -41,9 +41,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": False,
     }
-    torch.manual_seed(0)
+
+    def keep_start(module: FineTuner) -> None:
+        torch.save(module.model.core.state_dict(), folder / "start.pt")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["train.py"])
+        patch.setattr(FineTuner, "on_fit_start", keep_start)
         main(["fit", *(f"--{key}={value}" for key, value in values.items())])
     return folder / "run"
 
@@ -59,6 +63,15 @@ def test_meta_loads_it_strictly(run: Path) -> None:
             assert torch.equal(model.state_dict()[key], tensor), key
     content = torch.load(run / "exports" / "last.pt", weights_only=True)
     assert list(content) == ["model"]
+
+
+def test_frozen_tensors_are_those_of_the_start_and_trained_ones_have_moved(run: Path) -> None:
+    start = torch.load(run.parent / "start.pt", weights_only=True)
+    exported = load_state(run / "exports" / "last.pt")
+    assert start.keys() == exported.keys()
+    moved = {key for key in start if not torch.equal(start[key], exported[key])}
+    trained = {key for key in start if key.startswith(("image_encoder.", "sam_mask_decoder."))}
+    assert moved == trained
 
 
 def test_unchanged_at_1024(run: Path) -> None:

@@ -10,7 +10,7 @@ from medsam2_ft.evaluate import score_slices
 from medsam2_ft.io.npz import read_case
 from medsam2_ft.sam2_adapter import build_model
 
-SIZE = 64
+SIZE = 128
 
 
 def test_it_learns(tmp_path: Path) -> None:
@@ -27,16 +27,16 @@ def test_it_learns(tmp_path: Path) -> None:
         "data.num_workers": 0,
         "model.variant": "tiny_test",
         "model.weights": "random",
-        "model.lr_encoder": 3e-4,
-        "model.lr_decoder": 3e-4,
+        "model.lr_encoder": 1e-3,
+        "model.lr_decoder": 1e-3,
         "model.beta2": 0.95,
-        "trainer.max_epochs": 40,
-        "trainer.check_val_every_n_epoch": 40,
+        "trainer.max_epochs": 12,
+        "trainer.check_val_every_n_epoch": 12,
         "trainer.gradient_clip_val": 1.0,
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": False,
-        "propagation.every_n_epochs": 40,
-        "last.every_n_epochs": 40,
+        "propagation.every_n_epochs": 12,
+        "last.every_n_epochs": 12,
     }
     log = tmp_path / "log"
     assert train(["fit", *(f"--{k}={v}" for k, v in values.items())], log=log) == 0, log.read_text()
