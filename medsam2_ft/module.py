@@ -1,6 +1,7 @@
 """The LightningModule: steps, optimiser and parameter groups. No plots, no files, no maths."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from medsam2_ft.data.batch import SliceBatch
+from medsam2_ft.errors import UserError
 from medsam2_ft.losses import LossWeights, PromptLosses, mask_dsc, prompt_losses
 from medsam2_ft.resize import normalize
 from medsam2_ft.sam2_adapter import (
@@ -54,6 +56,9 @@ class FineTuner(LightningModule):
         activation_checkpointing: Recompute the encoder's blocks in the backward pass: about a
             third slower, a fraction of the memory.
         compile_encoder: Run the image encoder through ``torch.compile``.
+
+    Raises:
+        UserError: A number is out of range, or the weights are unusable.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class FineTuner(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        _check_recipe(self.hparams)
         self.loss_weights = LossWeights(
             dice=dice_weight,
             bce=bce_weight,
@@ -152,6 +158,25 @@ class FineTuner(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compares the checkpoint's tensors with this model's before any of them is loaded.
+
+        Raises:
+            UserError: A tensor is missing, has another shape, or does not belong.
+        """
+        own, stored = self.state_dict(), checkpoint["state_dict"]
+        wrong = sorted(
+            name
+            for name in {*own, *stored}
+            if name not in own or name not in stored or own[name].shape != stored[name].shape
+        )
+        if wrong:
+            raise UserError(
+                f"--ckpt_path: the checkpoint does not fit {self.model.variant} at"
+                f" {self.model.image_size} pixels ({len(wrong)} tensors differ, such as"
+                f" {wrong[0]}); give one that this version of medsam2-ft wrote for this model"
+            )
+
     def _decode(self, batch: SliceBatch) -> tuple[Decoded, PromptLosses]:
         """Encodes slices once, decodes every prompt to all tokens, compares with the masks."""
         encoding = self.model.encode(normalize(batch.images))
@@ -205,3 +230,17 @@ class FineTuner(LightningModule):
             }
             for (part, decayed), parameters in groups.items()
         ]
+
+
+def _check_recipe(values: Mapping[str, Any]) -> None:
+    """Refuses numbers that train nothing or fail after the data are loaded."""
+    for name in ("lr_encoder", "lr_decoder", "weight_decay"):
+        _check(name, values[name], 0 <= values[name] < math.inf, "0 or more")
+    for name in ("warmup_share", "final_lr_share"):
+        _check(name, values[name], 0 <= values[name] <= 1, "0 to 1")
+    _check("beta2", values["beta2"], 0 <= values["beta2"] < 1, "0 or more and less than 1")
+
+
+def _check(name: str, value: float, valid: bool, remedy: str) -> None:
+    if not valid:
+        raise UserError(f"--model.{name} is {value}; choose {remedy}")

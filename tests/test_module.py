@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,35 @@ def test_activation_checkpointing_keeps_the_gradient(tmp_path: Path) -> None:
 
 def test_compiled_encoder_keeps_official_names() -> None:
     assert tuner(compile_encoder=True).state_dict().keys() == tuner().state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr_encoder", -1e-4),
+        ("lr_decoder", math.inf),
+        ("lr_decoder", math.nan),
+        ("weight_decay", -0.1),
+        ("beta2", 1.0),
+        ("warmup_share", -0.1),
+        ("warmup_share", 1.1),
+        ("final_lr_share", 2.0),
+    ],
+)
+def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"--model.{name} is {value}; choose 0"):
+        FineTuner(variant="tiny_test", weights="random", image_size=64, **{name: value})
+
+
+def test_checkpoint_with_other_tensors_is_refused() -> None:
+    tuner = FineTuner(variant="tiny_test", weights="random", image_size=64)
+    state = tuner.state_dict()
+    tuner.on_load_checkpoint({"state_dict": dict(state)})
+    name = "model.core.no_mem_embed"
+    for other in (
+        {k: v for k, v in state.items() if k != name},
+        {**state, name: state[name][..., 1:]},
+        {**state, name: state[name], "more": state[name]},
+    ):
+        with pytest.raises(UserError, match=r"--ckpt_path.*\(1 tensors differ, such as"):
+            tuner.on_load_checkpoint({"state_dict": other})
