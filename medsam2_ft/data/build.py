@@ -56,7 +56,11 @@ def source_stat(path: Path) -> list[list[int]]:
     try:
         return [[s.st_size, s.st_mtime_ns] for s in (file.stat() for file in source_files(path))]
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); restore the file.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be read ({error.strerror}); restore the file.")
 
 
 def build_cases(
@@ -163,10 +167,18 @@ def build_case(path: Path, cases_dir: Path) -> SourceState | UserError:
 
 
 def _case_key(path: Path) -> str:
+    """Returns the name of a case's folder, made from the bytes of its files.
+
+    Raises:
+        UserError: If a file cannot be read.
+    """
     digest = hashlib.sha256(FORMAT_VERSION.encode())
     for file in source_files(path):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise _unreadable(file, error) from error
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', path.stem)[:60]}-{digest.hexdigest()[:16]}"
 
 

@@ -1,5 +1,6 @@
 """The LightningDataModule: from a folder of npz cases to loaders, resumable in mid-epoch."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ STAGES: dict[str, tuple[Split, ...]] = {
     "validate": ("val",),
     "test": ("test",),
     "predict": (),
+}
+# What to say where the split that a stage is about has no case.
+WITHOUT: dict[Split, str] = {
+    "train": "no case to train on; add cases with labels",
+    "val": "no case to validate on; add cases with labels to a folder val, or set data.val_share",
+    "test": "no case to test on; add cases with labels to a folder test, or set data.test_share",
 }
 # Hiera halves four times and attends in windows; Meta's sizes are multiples of 64 as well.
 SIZE_STEP = 64
@@ -86,10 +93,10 @@ class SliceDataModule(LightningDataModule):
         objects = 1 <= max_objects <= MOST_OBJECTS
         _check("max_objects", max_objects, objects, f"1 to {MOST_OBJECTS}")
         _check("num_workers", num_workers, num_workers >= 0, "0 or more")
-        _check("box_jitter_px", box_jitter_px, box_jitter_px >= 0, "0 or more")
+        _check("box_jitter_px", box_jitter_px, 0 <= box_jitter_px < math.inf, "0 or more")
         _check("negative_share", negative_share, 0 <= negative_share <= 0.9, "0 to 0.9")
         _check("seed", seed, seed >= 0, "0 or more")
-        check_shares(val_share, test_share)
+        check_shares(val_share, test_share, prefix="data.")
         self.library = CaseLibrary(
             Path(data_dir),
             val_share=val_share,
@@ -122,14 +129,14 @@ class SliceDataModule(LightningDataModule):
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
-            UserError: If the folder, a case or the store is unusable, or no case has labels.
+            UserError: If the folder, a case or the store is unusable, or the split that the stage
+                is about has no case with labels.
         """
         self.library.load(STAGES[stage])
+        for split in STAGES[stage][:1]:  # fit does without a validation set
+            if not self.library.cases(split):
+                raise UserError(f"{self.library.data_dir}: {WITHOUT[split]}.")
         if stage == "fit":
-            if not self.library.cases("train"):
-                raise UserError(
-                    f"{self.library.data_dir}: no case to train on; add cases with labels."
-                )
             self._train_batches = self._make_train_batches(self.library.index("train"))
             self._progress.begin(self.trainer, self._train_batches)
 

@@ -17,14 +17,21 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 _SHOWN = 5  # how many names a message lists
 
 
-def check_shares(val_share: float, test_share: float) -> None:
-    """Raises ``UserError`` unless both shares are in [0, 1) and leave something to train on."""
-    for name, share in (("val_share", val_share), ("test_share", test_share)):
+def check_shares(val_share: float, test_share: float, prefix: str = "") -> None:
+    """Raises ``UserError`` unless both shares are in [0, 1) and leave something to train on.
+
+    Args:
+        val_share: Share of validation.
+        test_share: Share of testing.
+        prefix: What stands before the options' names, such as ``data.``.
+    """
+    val, test = f"--{prefix}val_share", f"--{prefix}test_share"
+    for name, share in ((val, val_share), (test, test_share)):
         if not 0 <= share < 1:
-            raise UserError(f"--{name} is {share}; it must be at least 0 and less than 1")
+            raise UserError(f"{name} is {share}; it must be at least 0 and less than 1")
     if val_share + test_share >= 1:
         raise UserError(
-            f"--val_share {val_share} and --test_share {test_share} leave nothing to train on; "
+            f"{val} {val_share} and {test} {test_share} leave nothing to train on; "
             "their sum must be less than 1"
         )
 

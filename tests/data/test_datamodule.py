@@ -117,6 +117,17 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path, make_case: MakeCase) ->
         module(tmp_path).setup("fit")
 
 
+@pytest.mark.parametrize(("stage", "split"), [("validate", "val"), ("test", "test")])
+def test_nothing_to_evaluate_on_is_an_error(
+    stage: str, split: str, tmp_path: Path, make_case: MakeCase
+) -> None:
+    make_case(tmp_path / "train", "good")
+    data = module(tmp_path, val_share=0.0)
+    with pytest.raises(UserError, match=rf"no case to {stage} on; .* data\.{split}_share"):
+        data.setup(stage)
+    data.setup("fit")
+
+
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         module(tmp_path / "nowhere").prepare_data()
@@ -132,6 +143,7 @@ def test_missing_folder_is_an_error(tmp_path: Path) -> None:
         ("max_objects", 255),
         ("num_workers", -1),
         ("box_jitter_px", -1.0),
+        ("box_jitter_px", float("inf")),
         ("negative_share", 0.95),
         ("negative_share", -0.1),
         ("seed", -1),

@@ -181,6 +181,13 @@ def test_broken_files_are_named_and_the_others_are_stored(root: Path, paths: lis
     assert {name[0] for name in folders(root)} == {"c"}
 
 
+def test_folder_with_the_name_of_a_case_is_named(root: Path, paths: list[Path]) -> None:
+    paths[1].unlink()
+    paths[1].mkdir()
+    with pytest.raises(UserError, match=rf"{paths[1]}: cannot be read \(Is a directory\)"):
+        update_store(root, paths, quiet=True)
+
+
 def test_missing_file_is_named(root: Path, paths: list[Path]) -> None:
     paths[1].unlink()
     with pytest.raises(UserError, match=r"b\.npz: cannot be read"):
