@@ -77,6 +77,25 @@ def test_objects_do_not_influence_each_other(
             assert difference.abs().max() <= 1e-5 * result.logits.std() + 1e-5
 
 
+def test_objects_with_equal_memory_share_passes(
+    model: Sam2, frames: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kinds of objects in turn, three and two of them, take two passes a frame."""
+    interleaved = [prompt(i, 10 + i % 2, (10, 14) if i % 2 else (9, 14)) for i in range(5)]
+    sizes: list[tuple[int, int]] = []
+    original = Sam2.track
+
+    def track(self: Sam2, encoding: Any, frame: int, memory: Any, **options: Any) -> Any:
+        tracked = original(self, encoding, frame, memory, **options)
+        sizes.append((frame, len(tracked.pointer)))
+        return tracked
+
+    monkeypatch.setattr(Sam2, "track", track)
+    list(propagate(model, frames, interleaved, strategy="memory"))
+    later = [sorted(n for f, n in sizes if f == frame) for frame in (11, 12, 13, 14)]
+    assert later == [[2, 3]] * 4
+
+
 def test_no_prompts_yield_nothing(model: Sam2, frames: NDArray[np.uint8]) -> None:
     assert list(propagate(model, frames, [], strategy="box")) == []
 

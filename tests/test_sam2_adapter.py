@@ -261,9 +261,15 @@ def test_activation_checkpointing_keeps_gradients_bit_for_bit_and_names(model: S
 
     lean = copy.deepcopy(model)
     enable_activation_checkpointing(lean)
+    wrapped = lean.core.image_encoder.trunk.blocks[0].forward
     enable_activation_checkpointing(lean)
+    assert lean.core.image_encoder.trunk.blocks[0].forward is wrapped
     assert lean.state_dict().keys() == model.state_dict().keys()
+    passes: list[int] = []
+    first_block = lean.core.image_encoder.trunk.blocks[0]
+    first_block.attn.register_forward_hook(lambda *_: passes.append(1))
     expected, actual = gradients(model), gradients(lean)
+    assert len(passes) == 2  # forward, and once more in the backward pass
     assert expected.keys() == actual.keys()
     for name, gradient in expected.items():
         other = actual[name]
