@@ -1,32 +1,48 @@
 """``train.py {fit,validate,test}``: constructors are the configuration, values are given once."""
 
-import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from medsam2_ft.callbacks.export import ExportWeights
+from medsam2_ft.callbacks.export import ExportWeights, export_folder
 from medsam2_ft.callbacks.pictures import TrainingPictures
 from medsam2_ft.callbacks.propagation import PropagationValidation
+from medsam2_ft.callbacks.sigterm import StopOnSigterm
 from medsam2_ft.callbacks.throughput import Throughput
 from medsam2_ft.checkpointing import (
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
+    check_checkpoint,
     checkpoint_folder,
     newest_checkpoint,
 )
 from medsam2_ft.data.datamodule import SliceDataModule
-from medsam2_ft.entry import explain_unknown_option
+from medsam2_ft.entry import EXIT_TERMINATED
 from medsam2_ft.errors import UserError
 from medsam2_ft.module import FineTuner
-from medsam2_ft.run_log import MetricsCsv, TruncateMetrics
+from medsam2_ft.quiet import hide_noise
+from medsam2_ft.run_log import METRICS_FILE, MetricsCsv, MetricsInStep, SaveRunConfig
+from medsam2_ft.train_parser import (
+    TrainParser,
+    check_numbers,
+    constructor_complaints,
+    trainer_complaints,
+)
 
 RESUME_NEWEST = "last"
+GO_ON = f"add --ckpt_path {RESUME_NEWEST} to go on"
+
+_say = rank_zero_only(print)
 
 
 @dataclass(frozen=True)
@@ -42,15 +58,6 @@ class WandbOptions:
     mode: Literal["off", "online", "offline"] = "off"
     project: str = "medsam2-ft"
     entity: str | None = None
-
-
-class TrainParser(LightningArgumentParser):
-    """Reports a bad option in one line instead of a page of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises ``argparse.ArgumentError`` with the closest known option."""
-        known = [option for action in self._actions for option in action.option_strings]
-        raise argparse.ArgumentError(None, explain_unknown_option(message, known)) from ex
 
 
 class FineTuneCLI(LightningCLI):
@@ -87,10 +94,11 @@ class FineTuneCLI(LightningCLI):
         """Parses, then says which checkpoint a run starts from."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        check_numbers(config)
         if config.ckpt_path == RESUME_NEWEST:
             found = newest_checkpoint(config.run)
             config.ckpt_path = None if found is None else str(found)
-            print(
+            _say(
                 f"resuming from {found}" if found else f"no checkpoint in {config.run}: fresh start"
             )
         elif config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
@@ -100,23 +108,60 @@ class FineTuneCLI(LightningCLI):
             )
         elif config.ckpt_path is None and self.config.subcommand == "fit":
             _refuse_to_overwrite(config.run)
+        if config.ckpt_path is not None:
+            check_checkpoint(Path(config.ckpt_path))
+
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer."""
+        with constructor_complaints():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with the run's loggers and atomic checkpoints."""
         run = self._get(self.config, "run")
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
-            kwargs["logger"] = run_loggers(run, self._get(self.config_init, "wandb"))
+            wandb: WandbOptions = self._get(self.config_init, "wandb")
+            kwargs["logger"] = run_loggers(run, wandb, self._get(self.config, "ckpt_path"))
+            if wandb.mode != "off":
+                from medsam2_ft.wandb_run import RememberWandbId
+
+                self.trainer_defaults["callbacks"].append(RememberWandbId())
         kwargs["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # such as an accelerator that there is not
+            raise UserError(f"--trainer: {error}") from error
+
+    def before_fit(self) -> None:
+        """Says where everything will lie."""
+        _say(f"run folder: {self._get(self.config, 'run')}")
+
+    def after_fit(self) -> None:
+        """Says what has been written, one line each."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set dynamically
+            return
+        run = Path(self._get(self.config, "run"))
+        best: BestCheckpoint = self._get(self.config_init, "best")
+        lines: dict[str, str | Path | None]
+        lines = {"curves": run / METRICS_FILE, "last checkpoint": newest_checkpoint(run)}
+        if best.best_model_score is not None:
+            score = f"{best.monitor} {float(best.best_model_score):.3f}"
+            lines["best checkpoint"] = f"{best.best_model_path}  ({score})"
+        for name in ("best", "last"):
+            lines[f"{name} export"] = export_folder(run) / f"{name}.pt"
+        for name, value in lines.items():
+            if isinstance(value, str) or (value is not None and value.is_file()):
+                _say(f"{name + ':':<17}{value}")
 
 
-def run_loggers(run: str, wandb: WandbOptions) -> list[Logger]:
+def run_loggers(run: str, wandb: WandbOptions, checkpoint: str | None = None) -> list[Logger]:
     """Returns the CSV logger and, if switched on, Weights & Biases.
 
     Args:
         run: The run folder; ``wandb_id`` in it keeps the W&B run the same over restarts.
         wandb: Options.
+        checkpoint: Where training resumes from; keeps the W&B run the same in a new run folder.
     """
     loggers: list[Logger] = [MetricsCsv(run)]
     if wandb.mode != "off":
@@ -128,6 +173,7 @@ def run_loggers(run: str, wandb: WandbOptions) -> list[Logger]:
                 project=wandb.project,
                 entity=wandb.entity,
                 offline=wandb.mode == "offline",
+                checkpoint=None if checkpoint is None else Path(checkpoint),
             )
         )
     return loggers
@@ -140,23 +186,46 @@ def main(args: ArgsType = None) -> FineTuneCLI:
         args: Command line without the program name; None takes the process's own.
 
     Raises:
-        UserError: Bad input.
-        argparse.ArgumentError: Bad option.
+        UserError: Bad input or a bad option.
+        KeyboardInterrupt: Ctrl-C; loggers are finished.
+        SystemExit: SIGTERM in training, code 143; loggers are finished.
     """
-    return FineTuneCLI(
-        FineTuner,
-        SliceDataModule,
-        args=args,
-        parser_class=TrainParser,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={
-            "callbacks": [TruncateMetrics(), Throughput(), ExportWeights()],
-            "use_distributed_sampler": False,  # our sampler divides an epoch among ranks itself
-        },
-        parser_kwargs={"exit_on_error": False},
-    )
+    hide_noise()
+    with _one_line_when_stopped(), trainer_complaints():
+        return FineTuneCLI(
+            FineTuner,
+            SliceDataModule,
+            args=args,
+            save_config_callback=SaveRunConfig,
+            parser_class=TrainParser,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "callbacks": [MetricsInStep(), Throughput(), StopOnSigterm(), ExportWeights()],
+                "enable_autolog_hparams": False,  # `SaveRunConfig` gives loggers everything
+                "use_distributed_sampler": False,  # our sampler divides an epoch among ranks itself
+            },
+        )
+
+
+@contextmanager
+def _one_line_when_stopped() -> Iterator[None]:
+    """Gives Ctrl-C and SIGTERM their exit codes: Lightning makes 1 of the one and 0 of the other.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C.
+        SystemExit: With code 143 after SIGTERM.
+    """
+    try:
+        yield
+    except SIGTERMException:
+        _say(f"terminated; {GO_ON}", file=sys.stderr)
+        raise SystemExit(EXIT_TERMINATED) from None
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted; {GO_ON}") from None
+        raise
 
 
 def _checkpoint_folder_name(run: str) -> str:

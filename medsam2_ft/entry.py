@@ -11,6 +11,7 @@ from medsam2_ft.errors import UserError
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's own convention
+EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 # on the command line, and as a key in a YAML file
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (?:[^-\s]\S* )*--?([^-\s]\S*)")
@@ -35,8 +36,8 @@ def run(main: Callable[[], object]) -> int:
     except (UserError, argparse.ArgumentError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_OK
 

@@ -1,16 +1,19 @@
-"""The run folder's ``metrics.csv``: one row per logged step, every start of a run appends."""
+"""What a run writes down: ``metrics.csv``, one row per logged step, and its configuration."""
 
 import csv
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import yaml
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from medsam2_ft.io.atomic import make_folder, write_text
+from medsam2_ft.io.atomic import make_folder, write_failure, write_text
 
 METRICS_FILE = "metrics.csv"
 KEYS = ("step", "epoch")
@@ -20,7 +23,7 @@ class MetricsCsv(Logger):
     """Logs to ``<run>/metrics.csv``.
 
     Lightning's CSVLogger deletes what an earlier start of the same run has logged. Here a new start
-    keeps the rows up to the step that it resumes from (`TruncateMetrics` says which) and appends.
+    keeps the rows up to the step that it resumes from (`MetricsInStep` says which) and appends.
     Every row is on disk when ``log_metrics`` returns.
 
     Args:
@@ -31,6 +34,7 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path = Path(run) / METRICS_FILE
         self._columns: list[str] = []
+        self._ahead: tuple[int, frozenset[str]] | None = None
 
     @property
     def name(self) -> str:
@@ -56,6 +60,9 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Appends one row; a metric that was not there before rewrites the file with its column."""
+        if self._ahead == (step, frozenset(metrics)):
+            self._ahead = None
+            return
         row = {"step": step, **metrics}
         if not self._columns and self.path.is_file():
             self._columns = self._read()[0]
@@ -66,6 +73,12 @@ class MetricsCsv(Logger):
             self._write(rows)
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns, restval="").writerow(row)
+
+    @rank_zero_only
+    def log_ahead(self, metrics: dict[str, float], step: int) -> None:
+        """Logs what `log_metrics` is about to be given; that call then does nothing."""
+        self.log_metrics(metrics, step)
+        self._ahead = (step, frozenset(metrics))
 
     @rank_zero_only
     def truncate_after(self, step: int) -> None:
@@ -91,11 +104,61 @@ class MetricsCsv(Logger):
         write_text(self.path, text)
 
 
-class TruncateMetrics(Callback):
-    """Cuts the run's `MetricsCsv` back to the step from which training goes on."""
+class MetricsInStep(Callback):
+    """Keeps `MetricsCsv` complete up to every checkpoint, and cuts it back when one is resumed."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs after a checkpoint was restored."""
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCsv):
-                logger.truncate_after(trainer.global_step)
+        """Drops later rows; runs after a checkpoint was restored."""
+        for logger in _csv_loggers(trainer):
+            logger.truncate_after(trainer.global_step)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Writes the row of the step that has just ended, before the checkpoint is there.
+
+        Lightning logs a step after the callbacks that save it: a run that is killed in between
+        would resume behind a row that was never written.
+        """
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        connector = trainer._logger_connector
+        in_batch = batches.processed > batches.completed  # type: ignore[attr-defined]
+        if not (in_batch and connector.should_update_logs):
+            return
+        metrics = convert_tensors_to_scalars(connector.metrics["log"])
+        metrics.setdefault("epoch", trainer.current_epoch)
+        for logger in _csv_loggers(trainer):
+            logger.log_ahead(metrics, trainer.global_step - 1)
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the configuration to ``<run>/config.yaml`` and gives it to the loggers.
+
+    ``validate`` and ``test`` write ``validate_config.yaml`` and ``test_config.yaml``: what the run
+    was trained with stays.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Picks the file; Lightning's own class writes it.
+
+        Raises:
+            UserError: The run folder cannot be created or written.
+        """
+        if stage != "fit":
+            self.config_filename = f"{stage}_config.yaml"
+        folder = make_folder(Path(trainer.default_root_dir))
+        try:
+            super().setup(trainer, pl_module, stage)
+        except OSError as error:
+            raise write_failure(folder / self.config_filename, error) from error
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Logs model, data, seed and everything else as they are used, on the first process."""
+        if stage == "fit":
+            config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(config)
+
+
+def _csv_loggers(trainer: Trainer) -> list[MetricsCsv]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsCsv)]

@@ -2,32 +2,75 @@
 
 import secrets
 from pathlib import Path
+from typing import Any
 
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from medsam2_ft.io.atomic import make_folder, write_text
 
 ID_FILE = "wandb_id"
+CHECKPOINT_KEY = "wandb_id"
 
 
-def wandb_logger(run: Path, *, project: str, entity: str | None, offline: bool) -> WandbLogger:
+class RunWandbLogger(WandbLogger):
+    """Lightning's logger, but the W&B run ends with the training, whatever ends it.
+
+    Lightning leaves that to the end of the process: a second start in the same process would log
+    into the first one's W&B run, and a process that is not left through `atexit` loses the tail.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Lightning passes an option that W&B has dropped and warns about; it has no effect
+        self._wandb_init.pop("anonymous", None)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Finishes the W&B run after success and after failure, Ctrl-C and SIGTERM alike."""
+        super().finalize(status)
+        # "finished" is what Lightning says in the middle of a run that SLURM will requeue
+        if self._experiment is not None and status in ("success", "failed"):
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
+            self._experiment = None
+
+
+class RememberWandbId(Callback):
+    """Keeps the W&B run's id in every checkpoint."""
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Stores the id, if W&B is on."""
+        for logger in trainer.loggers:
+            if isinstance(logger, RunWandbLogger) and logger.version is not None:
+                checkpoint[CHECKPOINT_KEY] = logger.version
+
+
+def wandb_logger(
+    run: Path, *, project: str, entity: str | None, offline: bool, checkpoint: Path | None = None
+) -> RunWandbLogger:
     """Returns a logger that continues the W&B run of this run folder.
 
-    The id is drawn at the first start and kept in ``<run>/wandb_id``. Every start writes a folder
-    of its own below ``<run>/wandb`` under that id; W&B joins them by ``trainer/global_step``.
+    The id is drawn at the first start and kept in ``<run>/wandb_id`` and in checkpoints. Every
+    start writes a folder of its own below ``<run>/wandb`` under that id; W&B joins them by
+    ``trainer/global_step``.
 
     Args:
         run: The run folder; its name becomes the W&B run's name.
         project: W&B project.
         entity: W&B user or team, None for the account's default.
         offline: Whether to write files only, for `wandb sync` later.
+        checkpoint: Where training resumes from; a run folder without an id takes this one's.
     """
     make_folder(run)
-    return WandbLogger(
+    return RunWandbLogger(
         name=run.name,
         save_dir=str(run),
-        id=_run_id(run),
+        id=_run_id(run, checkpoint),
         resume="allow",
         project=project,
         entity=entity,
@@ -37,8 +80,17 @@ def wandb_logger(run: Path, *, project: str, entity: str | None, offline: bool) 
 
 
 @rank_zero_only
-def _run_id(run: Path) -> str:
+def _run_id(run: Path, checkpoint: Path | None) -> str:
     file = run / ID_FILE
     if not file.is_file():
-        write_text(file, secrets.token_hex(4))
+        write_text(file, _stored_id(checkpoint) or secrets.token_hex(4))
     return file.read_text().strip()
+
+
+def _stored_id(checkpoint: Path | None) -> str | None:
+    """Reads the id from a checkpoint without reading its tensors."""
+    if checkpoint is None:
+        return None
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    found = content.get(CHECKPOINT_KEY)
+    return None if found is None else str(found)

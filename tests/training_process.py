@@ -1,17 +1,23 @@
 """Runs ``train.py`` in processes that can be killed, without paying for the imports every time.
 
 A fork server imports Lightning and the package once; every run is a fork of it. ``killed_at`` names
-the moment at which the process sends itself SIGKILL.
+the moment at which the process sends itself SIGKILL (SIGTERM for ``terminated_in_volumes``).
 """
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-Moment = Literal["batch", "checkpoint_write", "before_validation"]
+Moment = Literal[
+    "batch",
+    "checkpoint_write",
+    "checkpoint_written",
+    "before_validation",
+    "terminated_in_volumes",
+]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["medsam2_ft.cli", "monai.losses", "training_process"])
@@ -77,40 +83,83 @@ def _die(*_: object) -> None:
 
 
 def _arrange_kill(moment: Moment, count: int) -> None:
-    """Dies at the ``count``-th batch, checkpoint write or validation (from 0)."""
-    from medsam2_ft import module
-    from medsam2_ft.io import atomic
-
+    """Dies at the ``count``-th such moment, from 0."""
     seen = {"n": -1}
 
     def is_due() -> bool:
         seen["n"] += 1
         return seen["n"] == count
 
-    if moment == "batch":
-        training_step = module.FineTuner.training_step
+    arrangements = {
+        "batch": _kill_at_batch,
+        "checkpoint_write": _kill_in_checkpoint_write,
+        "checkpoint_written": _kill_behind_checkpoint_write,
+        "before_validation": _kill_before_validation,
+        "terminated_in_volumes": _terminate_in_volume,
+    }
+    arrangements[moment](is_due)
 
-        def step(self: Any, batch: Any, batch_idx: int) -> Any:
-            if is_due():
-                _die()
-            return training_step(self, batch, batch_idx)
 
-        module.FineTuner.training_step = step
-    elif moment == "before_validation":
-        module.FineTuner.on_validation_start = lambda self: (
-            _die() if not self.trainer.sanity_checking and is_due() else None
-        )
-    else:
-        sync = atomic.sync_and_replace
+def _kill_at_batch(is_due: Callable[[], bool]) -> None:
+    from medsam2_ft import module
 
-        def half_written(temporary: Path, target: Path) -> None:
-            if target.suffix == ".ckpt" and is_due():
-                with temporary.open("r+b") as file:
-                    file.truncate(temporary.stat().st_size // 2)
-                _die()
-            sync(temporary, target)
+    training_step = module.FineTuner.training_step
 
-        atomic.sync_and_replace = half_written
+    def step(self: Any, batch: Any, batch_idx: int) -> Any:
+        if is_due():
+            _die()
+        return training_step(self, batch, batch_idx)
+
+    module.FineTuner.training_step = step
+
+
+def _kill_before_validation(is_due: Callable[[], bool]) -> None:
+    from medsam2_ft import module
+
+    module.FineTuner.on_validation_start = lambda self: (
+        _die() if not self.trainer.sanity_checking and is_due() else None
+    )
+
+
+def _kill_in_checkpoint_write(is_due: Callable[[], bool]) -> None:
+    from medsam2_ft.io import atomic
+
+    sync = atomic.sync_and_replace
+
+    def half_written(temporary: Path, target: Path) -> None:
+        if target.suffix == ".ckpt" and is_due():
+            with temporary.open("r+b") as file:
+                file.truncate(temporary.stat().st_size // 2)
+            _die()
+        sync(temporary, target)
+
+    atomic.sync_and_replace = half_written
+
+
+def _kill_behind_checkpoint_write(is_due: Callable[[], bool]) -> None:
+    from medsam2_ft.io import atomic
+
+    sync = atomic.sync_and_replace
+
+    def written(temporary: Path, target: Path) -> None:
+        sync(temporary, target)
+        if target.name == "last.ckpt" and is_due():
+            _die()
+
+    atomic.sync_and_replace = written
+
+
+def _terminate_in_volume(is_due: Callable[[], bool]) -> None:
+    from medsam2_ft.callbacks import propagation
+
+    score_volume = propagation.score_volume
+
+    def score(*args: Any, **options: Any) -> Any:
+        if is_due():
+            signal.raise_signal(signal.SIGTERM)
+        return score_volume(*args, **options)
+
+    propagation.score_volume = score
 
 
 def _arrange_probe(target: Path) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no types
 
 from medsam2_ft.errors import UserError
@@ -127,6 +128,8 @@ class PropagationValidation(Callback):
     ) -> list[ObjectScore]:
         scores: list[ObjectScore] = []
         for path in _with_progress(trainer, paths):
+            if trainer.received_sigterm:  # a whole split may take longer than we are given
+                raise SIGTERMException
             try:
                 scores += score_volume(
                     pl_module.model,  # type: ignore[arg-type]

@@ -15,22 +15,43 @@ GIB = 1024**3
 
 
 class Throughput(Callback):
-    """Logs ``speed/images_per_s``, ``speed/objects_per_s`` (all ranks) and ``memory/peak_gib``.
+    """Logs ``speed/images_per_s``, ``speed/objects_per_s`` and ``memory/peak_gib``.
 
-    Rates are taken over the steps since the last logged one, data loading included. Memory is the
-    peak of the CUDA allocator, or of the process's resident memory on the CPU. The first step of a
-    start is left out: it pays for compilation and for caches.
+    Rates are sums over all ranks, taken over the batches since the last logged step: from the end
+    of one batch to the end of the next, so loading of data, checkpoints and pictures count.
+    Validation does not, nor does the start of an epoch, when workers start. The first batch of a
+    start is left out: it pays for compilation and for caches. Memory is the largest peak of any
+    rank's CUDA allocator, or of the process's resident memory on the CPU.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._warm = False
         self._since_s: float | None = None
-        self._images = 0
-        self._objects = 0
+        self._steps_seen = 0
+        self._reset()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets an earlier fit; steps of a resumed run are not new ones."""
+        self._warm = False
+        self._since_s = None
+        self._steps_seen = trainer.global_step
+        self._reset()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves the validation between two epochs out of the rates."""
+        """Leaves what lies between two epochs out of the rates."""
         self._since_s = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves a validation in the middle of an epoch out of the rates."""
+        self._since_s = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: SliceBatch, batch_idx: int
+    ) -> None:
+        """Starts the clock where it does not run."""
+        if self._since_s is None:
+            self._since_s = time.perf_counter()
 
     def on_train_batch_end(
         self,
@@ -40,22 +61,36 @@ class Throughput(Callback):
         batch: SliceBatch,
         batch_idx: int,
     ) -> None:
-        """Counts, and logs every ``log_every_n_steps``."""
-        if self._since_s is None:
-            self._start()
-            return
-        self._images += len(batch.images)
-        self._objects += len(batch.boxes)
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.is_last_batch:
-            seconds = time.perf_counter() - self._since_s
-            rate = trainer.world_size / seconds
-            pl_module.log("speed/images_per_s", self._images * rate)
-            pl_module.log("speed/objects_per_s", self._objects * rate)
-            pl_module.log("memory/peak_gib", peak_memory_bytes(pl_module.device) / GIB)
-            self._start()
+        """Counts, and logs at the steps that loggers see."""
+        now_s = time.perf_counter()
+        if self._warm and self._since_s is not None:
+            self._seconds += now_s - self._since_s
+            self._images += len(batch.images)
+            self._objects += len(batch.boxes)
+        self._since_s = now_s
+        self._warm = True
+        if self._is_logged_step(trainer):
+            self._log(pl_module)
 
-    def _start(self) -> None:
-        self._since_s = time.perf_counter()
+    def _is_logged_step(self, trainer: Trainer) -> bool:
+        """Whether an optimiser step has just ended that is due: every rank says the same."""
+        stepped = trainer.global_step > self._steps_seen
+        self._steps_seen = trainer.global_step
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set dynamically
+        return stepped and every > 0 and trainer.global_step % every == 0
+
+    def _log(self, pl_module: LightningModule) -> None:
+        if self._seconds > 0:
+            rates = {"images": self._images, "objects": self._objects}
+            for name, count in rates.items():
+                rate = torch.tensor(count / self._seconds, device=pl_module.device)
+                pl_module.log(f"speed/{name}_per_s", rate, sync_dist=True, reduce_fx="sum")
+        peak = torch.tensor(peak_memory_bytes(pl_module.device) / GIB, device=pl_module.device)
+        pl_module.log("memory/peak_gib", peak, sync_dist=True, reduce_fx="max")
+        self._reset()
+
+    def _reset(self) -> None:
+        self._seconds = 0.0
         self._images = self._objects = 0
 
 
