@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill: atomic writes, one newest file, exact points to resume from."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -14,6 +14,8 @@ from medsam2_ft.weights import read_checkpoint
 
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINT = "best"
+# What training needs to go on; a file of weights alone has none of it.
+NEEDED_KEYS = ("state_dict", "hyper_parameters", "optimizer_states", "loops", "callbacks")
 
 
 def checkpoint_folder(run: str | Path) -> Path:
@@ -64,7 +66,7 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(
         self,
         monitor: str = "val/volume_dsc",
-        mode: str = "max",
+        mode: Literal["max", "min"] = "max",
         every_n_epochs: int = 1,
         dirpath: str | None = None,
     ) -> None:
@@ -134,3 +136,19 @@ def newest_checkpoint(run: str | Path) -> Path | None:
     """Returns the checkpoint that ``--ckpt_path last`` means, None where there is none yet."""
     path = checkpoint_folder(run) / LAST_CHECKPOINT
     return path if path.is_file() else None
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuses a file that training cannot go on from, before anything is built.
+
+    Raises:
+        UserError: It is truncated, holds more than plain data, or was not written by ``fit``.
+    """
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), dict | list) for key in NEEDED_KEYS
+    ):
+        raise UserError(
+            f"--ckpt_path {path}: not a training checkpoint of medsam2-ft; give a .ckpt file"
+            " written by train.py fit (weights alone go to --model.weights)"
+        )

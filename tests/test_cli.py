@@ -1,6 +1,5 @@
 """train.py from the outside: every config, resuming, refusals."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -146,13 +145,13 @@ def test_missing_checkpoint_is_refused(data: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_option_names_the_closest(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(argparse.ArgumentError, match=r"--model.lr_encodr.*--model.lr_encoder"):
+    with pytest.raises(UserError, match=r"--model.lr_encodr.*--model.lr_encoder"):
         train("fit", tmp_path / "run", data, **{"model.lr_encodr": 1})
     assert not (tmp_path / "run").exists()
 
 
 def test_bad_choice_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(argparse.ArgumentError, match=r"model.trainable"):
+    with pytest.raises(UserError, match=r"model.trainable"):
         train("fit", tmp_path / "run", data, **{"model.trainable": "everything"})
 
 
