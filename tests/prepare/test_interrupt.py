@@ -1,12 +1,13 @@
 """Ctrl-C, SIGKILL and lost workers in the middle of a run, then the same command again."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import psutil
@@ -15,9 +16,21 @@ from nifti_sets import box_labels, read_manifest, read_splits, snapshot, write_n
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.prepare import prepare
+from medsam2_ft.prepare.build import Job
 from medsam2_ft.prepare.folder import locked
+from medsam2_ft.prepare.manifest import Journal, Record
+from medsam2_ft.prepare.pairing import Pair, SourceFile
+from medsam2_ft.prepare.pool import run_jobs
+from medsam2_ft.prepare.settings import Settings
 
 COUNT = 10
+# A test run in the background ignores Ctrl-C, and its children inherit that.
+COMMAND = """
+import signal, sys
+from medsam2_ft.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
 SHAPE = (24, 160, 160)  # a few tenths of a second each
 
 
@@ -37,7 +50,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(sources: Path, out: Path) -> "subprocess.Popen[str]":
     arguments = [str(sources / "images"), str(sources / "labels"), str(out)]
     return subprocess.Popen(
-        [sys.executable, "-m", "medsam2_ft", "prepare", *arguments, "--modality", "CT",
+        [sys.executable, "-c", COMMAND, "prepare", *arguments, "--modality", "CT",
          "--workers", "2", "--val_share", "0.3"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -119,6 +132,37 @@ def test_a_lost_worker_is_explained(sources: Path, tmp_path: Path) -> None:
     assert errors.startswith("error: a worker process was killed")
     assert len(errors.splitlines()) == 1
     again(sources, out)
+
+
+@pytest.mark.timeout(60)
+def test_a_stop_does_not_wait_for_running_cases(sources: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stuck.nii")  # reading it never ends
+    files = [sources / "images/c0.nii", tmp_path / "stuck.nii"]
+    labels = SourceFile(sources / "labels/c0.nii", PurePath("c0.nii"))
+    jobs = [
+        Job(Pair(path.stem, SourceFile(path, PurePath(path.name)), labels), Settings("CT"), "", "",
+            tmp_path / f"{path.stem}.npz")
+        for path in files
+    ]  # fmt: skip
+
+    def stop(record: Record) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, 2, stop)
+    assert not multiprocessing.active_children()
+
+
+def test_a_torn_line_costs_one_record(tmp_path: Path) -> None:
+    (tmp_path / ".prepare").mkdir()
+    journal = Journal(tmp_path)
+    assert journal.read() == {}
+    records = {n: Record(n, "written", "r", f"{n}.nii", None, {}, {}, n) for n in "ab"}
+    journal.append(records["a"])
+    with journal.path.open("a") as stream:
+        stream.write('{"name": "c", "status": "wri')
+    journal.append(records["b"])
+    assert journal.read() == records
 
 
 def test_two_at_once_are_refused(sources: Path, tmp_path: Path) -> None:

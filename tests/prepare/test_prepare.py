@@ -229,6 +229,19 @@ class TestAgain:
         }
         assert len(list(out.rglob("*.npz"))) == 5
 
+    def test_a_changed_case_in_another_split_leaves_no_copy(
+        self, tmp_path: Path, out: Path
+    ) -> None:
+        write_set(tmp_path, ["a", "b"])
+        for trained, validated in (("a", "b"), ("b", "a")):
+            write_nifti(tmp_path / "images/a.nii.gz", ct_like(seed=ord(trained)))
+            chosen = tmp_path / "s.json"
+            chosen.write_text(json.dumps({"train": [trained], "val": [validated]}))
+            run(tmp_path, out, split_file=chosen)
+        assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.npz")) == [
+            "train/b.npz", "val/a.npz",
+        ]  # fmt: skip
+
     def test_added_cases_leave_the_others_where_they_are(self, tmp_path: Path, out: Path) -> None:
         write_set(tmp_path, NAMES)
         run(tmp_path, out)
