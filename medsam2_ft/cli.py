@@ -1,5 +1,8 @@
 """``train.py {fit,validate,test}``: constructors are the configuration, values are given once."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -7,10 +10,13 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from medsam2_ft.callbacks.export import ExportWeights
+from medsam2_ft.callbacks.export import ExportWeights, export_folder
 from medsam2_ft.callbacks.pictures import TrainingPictures
 from medsam2_ft.callbacks.propagation import PropagationValidation
+from medsam2_ft.callbacks.sigterm import StopOnSigterm
 from medsam2_ft.callbacks.throughput import Throughput
 from medsam2_ft.checkpointing import (
     AtomicCheckpointIO,
@@ -21,9 +27,11 @@ from medsam2_ft.checkpointing import (
     newest_checkpoint,
 )
 from medsam2_ft.data.datamodule import SliceDataModule
+from medsam2_ft.entry import EXIT_TERMINATED
 from medsam2_ft.errors import UserError
 from medsam2_ft.module import FineTuner
-from medsam2_ft.run_log import MetricsCsv, TruncateMetrics
+from medsam2_ft.quiet import hide_noise
+from medsam2_ft.run_log import METRICS_FILE, MetricsCsv, MetricsInStep, SaveRunConfig
 from medsam2_ft.train_parser import (
     TrainParser,
     check_numbers,
@@ -32,6 +40,9 @@ from medsam2_ft.train_parser import (
 )
 
 RESUME_NEWEST = "last"
+GO_ON = f"add --ckpt_path {RESUME_NEWEST} to go on"
+
+_say = rank_zero_only(print)
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ class FineTuneCLI(LightningCLI):
         if config.ckpt_path == RESUME_NEWEST:
             found = newest_checkpoint(config.run)
             config.ckpt_path = None if found is None else str(found)
-            print(
+            _say(
                 f"resuming from {found}" if found else f"no checkpoint in {config.run}: fresh start"
             )
         elif config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
@@ -110,20 +121,47 @@ class FineTuneCLI(LightningCLI):
         run = self._get(self.config, "run")
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
-            kwargs["logger"] = run_loggers(run, self._get(self.config_init, "wandb"))
+            wandb: WandbOptions = self._get(self.config_init, "wandb")
+            kwargs["logger"] = run_loggers(run, wandb, self._get(self.config, "ckpt_path"))
+            if wandb.mode != "off":
+                from medsam2_ft.wandb_run import RememberWandbId
+
+                self.trainer_defaults["callbacks"].append(RememberWandbId())
         kwargs["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:  # such as an accelerator that there is not
             raise UserError(f"--trainer: {error}") from error
 
+    def before_fit(self) -> None:
+        """Says where everything will lie."""
+        _say(f"run folder: {self._get(self.config, 'run')}")
 
-def run_loggers(run: str, wandb: WandbOptions) -> list[Logger]:
+    def after_fit(self) -> None:
+        """Says what has been written, one line each."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set dynamically
+            return
+        run = Path(self._get(self.config, "run"))
+        best: BestCheckpoint = self._get(self.config_init, "best")
+        lines: dict[str, str | Path | None]
+        lines = {"curves": run / METRICS_FILE, "last checkpoint": newest_checkpoint(run)}
+        if best.best_model_score is not None:
+            score = f"{best.monitor} {float(best.best_model_score):.3f}"
+            lines["best checkpoint"] = f"{best.best_model_path}  ({score})"
+        for name in ("best", "last"):
+            lines[f"{name} export"] = export_folder(run) / f"{name}.pt"
+        for name, value in lines.items():
+            if isinstance(value, str) or (value is not None and value.is_file()):
+                _say(f"{name + ':':<17}{value}")
+
+
+def run_loggers(run: str, wandb: WandbOptions, checkpoint: str | None = None) -> list[Logger]:
     """Returns the CSV logger and, if switched on, Weights & Biases.
 
     Args:
         run: The run folder; ``wandb_id`` in it keeps the W&B run the same over restarts.
         wandb: Options.
+        checkpoint: Where training resumes from; keeps the W&B run the same in a new run folder.
     """
     loggers: list[Logger] = [MetricsCsv(run)]
     if wandb.mode != "off":
@@ -135,6 +173,7 @@ def run_loggers(run: str, wandb: WandbOptions) -> list[Logger]:
                 project=wandb.project,
                 entity=wandb.entity,
                 offline=wandb.mode == "offline",
+                checkpoint=None if checkpoint is None else Path(checkpoint),
             )
         )
     return loggers
@@ -148,21 +187,45 @@ def main(args: ArgsType = None) -> FineTuneCLI:
 
     Raises:
         UserError: Bad input or a bad option.
+        KeyboardInterrupt: Ctrl-C; loggers are finished.
+        SystemExit: SIGTERM in training, code 143; loggers are finished.
     """
-    with trainer_complaints():
+    hide_noise()
+    with _one_line_when_stopped(), trainer_complaints():
         return FineTuneCLI(
             FineTuner,
             SliceDataModule,
             args=args,
+            save_config_callback=SaveRunConfig,
             parser_class=TrainParser,
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
-                "callbacks": [TruncateMetrics(), Throughput(), ExportWeights()],
+                "callbacks": [MetricsInStep(), Throughput(), StopOnSigterm(), ExportWeights()],
+                "enable_autolog_hparams": False,  # `SaveRunConfig` gives loggers everything
                 "use_distributed_sampler": False,  # our sampler divides an epoch among ranks itself
             },
         )
+
+
+@contextmanager
+def _one_line_when_stopped() -> Iterator[None]:
+    """Gives Ctrl-C and SIGTERM their exit codes: Lightning makes 1 of the one and 0 of the other.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C.
+        SystemExit: With code 143 after SIGTERM.
+    """
+    try:
+        yield
+    except SIGTERMException:
+        _say(f"terminated; {GO_ON}", file=sys.stderr)
+        raise SystemExit(EXIT_TERMINATED) from None
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted; {GO_ON}") from None
+        raise
 
 
 def _checkpoint_folder_name(run: str) -> str:
