@@ -1,5 +1,7 @@
 """One Weights & Biases run per run folder, however often it is started."""
 
+import functools
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ class RunWandbLogger(WandbLogger):
         super().__init__(**options)
         # Lightning passes an option that W&B has dropped and warns about; it has no effect
         self._wandb_init.pop("anonymous", None)
+        _keep_out_of_forks()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -36,6 +39,19 @@ class RunWandbLogger(WandbLogger):
         if self._experiment is not None and status in ("success", "failed"):
             self._experiment.finish(exit_code=0 if status == "success" else 1)
             self._experiment = None
+
+
+@functools.cache
+def _keep_out_of_forks() -> None:
+    """Keeps W&B's import hooks out of forked processes such as a loader's workers.
+
+    W&B reports which packages are imported. It raises `ForkedError` where the import happens in a
+    fork, and with it ends a training whose workers import albumentations.
+    """
+    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+        from wandb.sdk.lib.import_hooks import unregister_all_post_import_hooks
+
+        os.register_at_fork(after_in_child=unregister_all_post_import_hooks)
 
 
 class RememberWandbId(Callback):

@@ -1,6 +1,7 @@
 """The LightningDataModule: from a folder of npz cases to loaders, resumable in mid-epoch."""
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -268,14 +269,19 @@ class SliceDataModule(LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_use_one_thread,
+            worker_init_fn=_set_up_worker,
             pin_memory=self.trainer is not None
             and self.trainer.strategy.root_device.type == "cuda",
         )
 
 
-def _use_one_thread(worker_id: int) -> None:
-    """Workers are the parallelism; threads within each would fight for the same cores."""
+def _set_up_worker(worker_id: int) -> None:
+    """Workers are the parallelism; threads within each would fight for the same cores.
+
+    Schedulers send SIGTERM to the whole group. The training finishes its batch first and needs its
+    workers for that; they end when it tells them, or when it is gone.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)

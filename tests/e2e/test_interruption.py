@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a run in one line, with W&B finished, and it goes on where it was."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -170,23 +171,24 @@ def test_the_whole_process_group_gets_the_signal(
     stop: signal.Signals, code: int, options: dict[str, object], data: Path, tmp_path: Path
 ) -> None:
     """As from a terminal or a scheduler, which signal workers, ranks and W&B's service too."""
-    run = tmp_path / "run"
+    run, log = tmp_path / "run", tmp_path / "log"
     args = arguments(data, run, **options, **{"trainer.max_epochs": 50})
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *args],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "train.py", *args],
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
     try:
         wait_for_rows(run, 10, lambda: process.poll() is None)
         os.killpg(process.pid, stop)
-        text, _ = process.communicate(timeout=60)
+        process.wait(60)
     finally:
-        if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    text = log.read_text()
     assert process.returncode == code, text
     assert "Traceback" not in text
     (file,) = wandb_files.starts(run)
