@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import atomic_path, make_folder
-from medsam2_ft.weights import read_checkpoint
+from medsam2_ft.weights import read_checkpoint, write_checkpoint
 
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINT = "best"
@@ -35,8 +34,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Saves ``checkpoint``; the file at ``path`` is the old one or the new one, never half."""
         make_folder(Path(path).parent)
-        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+        with atomic_path(Path(path)) as temporary:
+            write_checkpoint(checkpoint, temporary)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None

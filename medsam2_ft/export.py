@@ -87,9 +87,7 @@ def write_export(state: Mapping[str, "Tensor"], path: Path, info: ExportInfo) ->
     Raises:
         UserError: The folder cannot be written.
     """
-    import torch
-
-    from medsam2_ft.weights import VARIANTS
+    from medsam2_ft.weights import VARIANTS, write_checkpoint
 
     tensors = {
         name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.cpu()
@@ -97,7 +95,7 @@ def write_export(state: Mapping[str, "Tensor"], path: Path, info: ExportInfo) ->
     }
     make_folder(path.parent)
     with atomic_path(path) as temporary:
-        torch.save({"model": tensors}, temporary)
+        write_checkpoint({"model": tensors}, temporary)
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     sidecar = info.to_dict() | {
@@ -126,7 +124,7 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
     from medsam2_ft.weights import read_checkpoint
 
     content = read_checkpoint(checkpoint)
-    if CHECKPOINT_KEY not in content or "state_dict" not in content:
+    if not isinstance(content, dict) or not {CHECKPOINT_KEY, "state_dict"} <= content.keys():
         raise UserError(
             f"{checkpoint}: not a training checkpoint of medsam2-ft (official .pt files and exports"
             " need no export); give a .ckpt file written by train.py fit"
@@ -139,8 +137,18 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
         for name, tensor in content["state_dict"].items()
         if name.startswith(STATE_PREFIX)
     }
-    stored = content[CHECKPOINT_KEY]
-    names = {int(label): name for label, name in stored["label_names"].items()}
-    write_export(state, target, ExportInfo(**(stored | {"label_names": names})))
+    write_export(state, target, _stored_info(content[CHECKPOINT_KEY], checkpoint))
     print(f"wrote {target} and {target.with_suffix('.json').name}")
     return target
+
+
+def _stored_info(stored: Any, checkpoint: Path) -> ExportInfo:
+    """Reads what `ExportInfo.to_dict` wrote."""
+    try:
+        names = {int(label): name for label, name in stored["label_names"].items()}
+        return ExportInfo(**(stored | {"label_names": names}))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint}: written by another version of medsam2-ft ({error!r} in its"
+            f" {CHECKPOINT_KEY!r} entry); export it with that version"
+        ) from error

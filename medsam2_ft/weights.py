@@ -9,6 +9,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -146,13 +147,16 @@ def _pretrained(variant: str) -> Path:
     entry = VARIANTS[variant]
     target = checkpoint_folder() / entry.checkpoint
     if not target.is_file():
+        lock = target.with_name(f".{target.name}.lock")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             # Every rank of a distributed run comes here: one downloads, the others wait.
-            with FileLock(target.with_name(f".{target.name}.lock")):
+            with FileLock(lock):
                 if not target.is_file():
                     download(entry.url, target, entry.sha256)
         except OSError as error:
+            with suppress(OSError):  # leave nothing but a part that a next try continues
+                lock.unlink(missing_ok=True)
             raise UserError(
                 f"{target}: not there, and downloading it failed ({error}). Put the file from "
                 f"{entry.url} there, or train from scratch with --model.weights random."
@@ -223,6 +227,22 @@ def read_checkpoint(path: Path) -> Any:
             f"{path}: truncated, or not a PyTorch checkpoint. Copy or download it again."
         )
     return content
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Writes with ``torch.save``, not atomically; a full disk shows as what it is.
+
+    Raises:
+        OSError: The file cannot be written. PyTorch's zip writer alone would raise RuntimeError
+            about an unexpected position.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def _printable(text: str) -> str:
