@@ -12,7 +12,12 @@ from medsam2_ft.command import OneLineParser
 from medsam2_ft.errors import UserError
 
 # Trainer takes any number and fails, or divides by zero, after the data are loaded.
-SMALLEST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}
+SMALLEST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+}
 LARGEST_SEED = 2**32 - 1
 
 
@@ -53,6 +58,10 @@ def trainer_complaints() -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as error:
+        raise UserError(f"--trainer: {error}") from error
+    except ValueError as error:
+        if "`val_check_interval`" not in str(error):  # known when the batches are counted
+            raise
         raise UserError(f"--trainer: {error}") from error
 
 

@@ -33,6 +33,7 @@ BAD_OPTIONS = [
     ("wandb.mode", "nonsense", "'off', 'online', 'offline'"),
     ("trainer.accumulate_grad_batches", 0, "at least 1"),
     ("trainer.check_val_every_n_epoch", 0, "at least 1"),
+    ("trainer.log_every_n_steps", -1, "at least 0"),
     ("trainer.accelerator", "abacus", "Available names"),
     ("trainer.devices", 0, "not a valid input"),
     ("seed_everything", -1, "choose 0 to"),
@@ -66,6 +67,13 @@ def test_monitored_metric_that_is_not_logged_is_named(
 ) -> None:
     line = refused(train("fit", good, tmp_path / "run", **{"best.monitor": "val/nope"}))
     assert_says(line, "val/nope", "val/volume_dsc")
+
+
+def test_more_batches_between_validations_than_there_are(
+    good: Path, tmp_path: Path, refused: Refused
+) -> None:
+    line = refused(train("fit", good, tmp_path / "run", **{"trainer.val_check_interval": 1000}))
+    assert_says(line, "val_check_interval", "less than or equal")
 
 
 BAD_YAML = {
