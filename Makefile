@@ -17,6 +17,8 @@ UV_RUN = index="$${PIP_INDEX_URL:-$$($(PY) -m pip config get global.index-url 2>
 	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	$(UV) pip
 UV_INSTALL = $(UV_RUN) install --quiet --python $(PY) --constraint constraints.txt
+# One process per core, one thread each; a file's tests share a process and so their fixtures.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 SOURCES := medsam2_ft tests $(wildcard train.py data_prep benchmarks)
 
 # albumentations asks the network for its newest version at import unless told not to.
@@ -60,11 +62,11 @@ check-demo: demo  ## hold the demo's figures against its promises and against Me
 	@$(PY) -m pytest -m slow tests/e2e/test_demo.py
 
 test: check  ## static checks and all tests but the slow ones: what CI runs
-	@$(PY) -m pytest --cov --cov-report= $(PYTEST_ARGS)
+	@$(PYTEST) --cov --cov-report= $(PYTEST_ARGS)
 	@$(PY) -m coverage report --fail-under=$(COVERAGE_FLOOR)
 
 test-all: check  ## the same with the slow tests
-	@$(PY) -m pytest -m "not gpu" --cov --cov-report= $(PYTEST_ARGS)
+	@$(PYTEST) -m "not gpu" --cov --cov-report= $(PYTEST_ARGS)
 	@$(PY) -m coverage report --fail-under=$(COVERAGE_FLOOR)
 
 check: install  ## ruff, mypy, import directions, spelling
