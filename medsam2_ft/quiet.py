@@ -12,6 +12,8 @@ _WARNINGS = (
     r"LightningCLI's args parameter is intended to run from within Python",
     # Not so: steps are counted over epochs, so a run of short epochs logs every n-th step too.
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # A resumed run finds its own checkpoints there; a fresh one is refused before this.
+    r"Checkpoint directory .* exists and is not empty",
 )
 
 # Through Lightning's own logger.

@@ -143,5 +143,13 @@ def test_the_terminal_holds_what_a_user_needs(run: Path) -> None:
         f"wandb sync {wandb_files.starts(run)[0].parent}",
     ):
         assert line in text
-    for noise in ("litlogger", "LeafSpec", "logging interval", "anonymous", "TPU", "Loading `"):
+    for noise in (
+        "litlogger",
+        "LeafSpec",
+        "logging interval",
+        "anonymous",
+        "TPU",
+        "Loading `",
+        "not empty",
+    ):
         assert noise not in text

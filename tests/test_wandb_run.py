@@ -1,0 +1,57 @@
+"""The W&B run's id, and forks beside a W&B run."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from wandb.sdk.lib import import_hooks
+
+from medsam2_ft.wandb_run import CHECKPOINT_KEY, RunWandbLogger, wandb_logger
+
+
+def logger(run: Path, checkpoint: Path | None = None) -> RunWandbLogger:
+    return wandb_logger(run, project="p", entity=None, offline=True, checkpoint=checkpoint)
+
+
+def test_the_id_stays_with_the_run_folder(tmp_path: Path) -> None:
+    first = logger(tmp_path / "a").version
+    assert first
+    assert logger(tmp_path / "a").version == first
+    assert logger(tmp_path / "b").version != first
+
+
+def test_a_checkpoint_brings_its_id_into_a_new_run_folder_only(tmp_path: Path) -> None:
+    checkpoint, without = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    torch.save({CHECKPOINT_KEY: "12ab34cd", "state_dict": {}}, checkpoint)
+    torch.save({"state_dict": {}}, without)
+    assert logger(tmp_path / "new", checkpoint).version == "12ab34cd"
+    own = logger(tmp_path / "own", without).version
+    assert len(own) == 8
+    assert logger(tmp_path / "own", checkpoint).version == own
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_imports_what_wandb_watches(tmp_path: Path) -> None:
+    def refuse(module: Any) -> None:
+        raise RuntimeError("as W&B does in a fork")
+
+    logger(tmp_path / "run")
+    sys.modules.pop("colorsys", None)
+    import_hooks.register_post_import_hook(refuse, "test", "colorsys")
+    try:
+        child = os.fork()
+        if child == 0:
+            try:
+                import colorsys
+
+                os._exit(0)
+            except RuntimeError:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with pytest.raises(RuntimeError, match="in a fork"):  # the hook itself is alive here
+            import colorsys  # noqa: F401
+    finally:
+        import_hooks.unregister_post_import_hook("colorsys", "test")
