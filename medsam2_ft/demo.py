@@ -224,7 +224,7 @@ def _draw(model: "Sam2", case: Case, slices: list[int], target: Path) -> Path:
         outlines = [MaskLayer(mask, WHITE) for mask in masks]
         upper.append(Panel(case.image[z], f"held-out slice {z}: box and truth", truth, box_layers))
         lower.append(Panel(case.image[z], f"prediction, DSC {scores}", [*fills, *outlines]))
-    write_png(target, render_grid([*upper, *lower], columns=len(upper), side_px=320))
+    write_png(target, render_grid([*upper, *lower], columns=len(upper), side_px=288))
     return target
 
 

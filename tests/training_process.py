@@ -61,6 +61,7 @@ def _run(
 
     import torch
 
+    os.environ.pop("WANDB_SERVICE", None)  # of a W&B run in the tests' own process
     os.environ.update(environment)
     if log is not None:
         stream = log.open("a")

@@ -83,7 +83,8 @@ def shrink_labels(
 ) -> UInt8[np.ndarray, "h2 w2"]:
     """Shrinks a label map by nearest neighbour without losing small objects.
 
-    A number that no sampling point hits is put where the middle one of its pixels falls.
+    A number that no sampling point hits is put where the middle one of its pixels falls, or as
+    near to it as it takes no other number's last pixel. (Of more numbers than pixels some go.)
 
     Args:
         label_map: Numbers from ``compact_labels``.
@@ -96,5 +97,10 @@ def shrink_labels(
         middle = len(rows) // 2
         row = rows[middle] * size_hw[0] // label_map.shape[0]
         column = columns[middle] * size_hw[1] // label_map.shape[1]
-        small[row, column] = number
+        counts = np.bincount(small.ravel(), minlength=OTHER + 1)
+        counts[[0, OTHER]] = 2  # background may always be taken
+        free = np.argwhere(counts[small] > 1)
+        if len(free):
+            nearest = np.abs(free - (row, column)).sum(axis=1).argmin()
+            small[tuple(free[nearest])] = number
     return small
