@@ -1,4 +1,4 @@
-"""``train.py {fit,validate,test}``: constructors are the configuration, values are given once."""
+"""``train.py {fit,validate,test,predict}``: constructors are the configuration."""
 
 import sys
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam2_ft.callbacks.export import ExportWeights, export_folder
 from medsam2_ft.callbacks.pictures import TrainingPictures
+from medsam2_ft.callbacks.predictions import WritePredictions, predictions_folder
 from medsam2_ft.callbacks.propagation import PropagationValidation
 from medsam2_ft.callbacks.sigterm import StopOnSigterm
 from medsam2_ft.callbacks.throughput import Throughput
@@ -65,12 +66,13 @@ class FineTuneCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Names the subcommands; volumes are segmented by the `medsam2-ft` command, not here."""
+        """Names the subcommands and their arguments that the configuration gives or fixes."""
         skipped = {"model", "datamodule"}
         return {
             "fit": skipped | {"train_dataloaders", "val_dataloaders"},
             "validate": skipped | {"dataloaders"},
             "test": skipped | {"dataloaders"},
+            "predict": skipped | {"dataloaders", "return_predictions"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -79,6 +81,9 @@ class FineTuneCLI(LightningCLI):
             "--run", type=str, default="runs/finetune", help="Run folder: everything lies in it."
         )
         parser.add_class_arguments(WandbOptions, "wandb")
+        parser.add_argument(
+            "--tensorboard", type=bool, default=False, help="Log to TensorBoard in the run folder."
+        )
         parser.add_lightning_class_args(PropagationValidation, "propagation")
         parser.add_lightning_class_args(TrainingPictures, "pictures")
         parser.add_lightning_class_args(BestCheckpoint, "best")
@@ -123,6 +128,8 @@ class FineTuneCLI(LightningCLI):
         if config.get("logger") in (None, True):
             wandb: WandbOptions = self._get(self.config_init, "wandb")
             kwargs["logger"] = run_loggers(run, wandb, self._get(self.config, "ckpt_path"))
+            if self._get(self.config, "tensorboard"):
+                kwargs["logger"].append(tensorboard_logger(run))
             if wandb.mode != "off":
                 from medsam2_ft.wandb_run import RememberWandbId
 
@@ -132,6 +139,12 @@ class FineTuneCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:  # such as an accelerator that there is not
             raise UserError(f"--trainer: {error}") from error
+
+    def predict(self, **kwargs: Any) -> None:
+        """Segments the test cases; `WritePredictions` writes them, nothing piles up in memory."""
+        self.trainer.predict(**kwargs, return_predictions=False)
+        folder = predictions_folder(self._get(self.config, "run"))
+        _say(f"predictions: {folder}")
 
     def before_fit(self) -> None:
         """Says where everything will lie."""
@@ -153,6 +166,22 @@ class FineTuneCLI(LightningCLI):
         for name, value in lines.items():
             if isinstance(value, str) or (value is not None and value.is_file()):
                 _say(f"{name + ':':<17}{value}")
+
+
+def tensorboard_logger(run: str) -> Logger:
+    """Returns a logger to ``<run>/tensorboard``; a resumed run adds a file of events.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(run, name="", version="tensorboard")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "--tensorboard true: tensorboard is not installed; pip install medsam2-ft[tensorboard]"
+        ) from error
 
 
 def run_loggers(run: str, wandb: WandbOptions, checkpoint: str | None = None) -> list[Logger]:
@@ -202,7 +231,13 @@ def main(args: ArgsType = None) -> FineTuneCLI:
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
-                "callbacks": [MetricsInStep(), Throughput(), StopOnSigterm(), ExportWeights()],
+                "callbacks": [
+                    MetricsInStep(),
+                    Throughput(),
+                    StopOnSigterm(),
+                    ExportWeights(),
+                    WritePredictions(),
+                ],
                 "enable_autolog_hparams": False,  # `SaveRunConfig` gives loggers everything
                 "use_distributed_sampler": False,  # our sampler divides an epoch among ranks itself
             },

@@ -274,6 +274,13 @@ def _targets(
         yield _Target(label, label_map, prompt)
 
 
+def labelled_prompts(
+    label_map: Integer[np.ndarray, "z h w"], margin_px: float = 5.0
+) -> list[BoxPrompt]:
+    """Returns the prompt that stands for each label: the box of its middle slice, its z range."""
+    return [target.prompt for target in _targets(label_map, "object", margin_px)]
+
+
 def _slice_masks(
     label_slice: Integer[np.ndarray, "h w"], labels: Collection[int] | None
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:

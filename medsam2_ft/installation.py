@@ -1,7 +1,11 @@
-"""What is installed of what the package's own metadata asks for; standard library only."""
+"""What is installed, and where; standard library only."""
 
 import importlib.metadata
+import sys
 from collections.abc import Iterable
+from pathlib import Path
+
+from medsam2_ft.errors import UserError
 
 DISTRIBUTION = "medsam2-ft"
 
@@ -48,3 +52,17 @@ def _missing(requirements: Iterable[str], extra: str | None) -> Iterable[str]:
             version is None or not requirement.specifier.contains(version, prereleases=True)
         ):
             yield f"{requirement.name}{requirement.specifier}"
+
+
+def configs_folder() -> Path:
+    """Returns where the YAML recipes lie: in the repository, or where the wheel puts them.
+
+    Raises:
+        UserError: Neither folder is there.
+    """
+    beside = Path(__file__).resolve().parents[1] / "configs"
+    installed = Path(sys.prefix) / "share" / "medsam2-ft" / "configs"
+    for folder in (beside, installed):
+        if (folder / "finetune.yaml").is_file():
+            return folder
+    raise UserError(f"{installed}: the recipes are not there; install medsam2-ft again")

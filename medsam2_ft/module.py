@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from medsam2_ft.data.batch import SliceBatch
 from medsam2_ft.errors import UserError
 from medsam2_ft.losses import LossWeights, PromptLosses, mask_dsc, prompt_losses
+from medsam2_ft.predict import predict_case
 from medsam2_ft.resize import normalize
 from medsam2_ft.sam2_adapter import (
     Decoded,
@@ -21,6 +22,7 @@ from medsam2_ft.sam2_adapter import (
     enable_activation_checkpointing,
 )
 from medsam2_ft.trainable import ENCODER, TrainableParts, freeze_all_but
+from medsam2_ft.types import Case
 
 
 class FineTuner(LightningModule):
@@ -72,8 +74,8 @@ class FineTuner(LightningModule):
         multimask_weight: float = 1.0,
         iou_weight: float = 1.0,
         object_score_weight: float = 1.0,
-        lr_encoder: float = 2e-5,
-        lr_decoder: float = 1e-4,
+        lr_encoder: float = 6e-5,
+        lr_decoder: float = 6e-5,
         weight_decay: float = 0.01,
         beta2: float = 0.999,
         warmup_share: float = 0.05,
@@ -134,6 +136,14 @@ class FineTuner(LightningModule):
     def test_step(self, batch: SliceBatch, batch_idx: int) -> None:
         """Adds the batch's prompts to the test means."""
         self._evaluation_step(batch, "test")
+
+    def predict_step(self, batch: Case, batch_idx: int) -> Case:
+        """Segments a whole case from one box per object, box to box."""
+        device = self.device.type
+        dtype = torch.float32
+        if torch.is_autocast_enabled(device):  # the trainer's precision
+            dtype = torch.get_autocast_dtype(device)
+        return predict_case(self.model, batch, dtype=dtype)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, four parameter groups, linear warm-up and cosine decay per optimiser step."""

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic
 import torch
@@ -10,6 +11,9 @@ import yaml
 
 from medsam2_ft.cli import FineTuneCLI, main
 from medsam2_ft.errors import UserError
+from medsam2_ft.io.npz import read_case
+from medsam2_ft.predict import predict_case
+from medsam2_ft.sam2_adapter import build_model
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 SMALL = {
@@ -64,9 +68,8 @@ def test_every_config_runs(config: Path, data: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_configs() -> None:
-    assert {"finetune.yaml", "paper.yaml", "demo.yaml", "laptop.yaml", "cluster.yaml"} == {
-        path.name for path in CONFIGS
-    }
+    expected = {"finetune", "paper", "demo", "scratch", "laptop", "cluster"}
+    assert {f"{name}.yaml" for name in expected} == {path.name for path in CONFIGS}
 
 
 def test_a_run_leaves_everything_in_its_folder(
@@ -172,3 +175,43 @@ def test_checkpoints_hold_plain_data_only(data: Path, tmp_path: Path) -> None:
     for name in ("best", "last"):
         content = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert content["hyper_parameters"]["variant"] == "tiny_test"
+
+
+def test_predict_writes_cases_from_labels_and_from_boxes(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train("fit", run, data, **{"trainer.max_epochs": 1})
+    boxes = np.array([[4, 6, 1, 30, 34, 3]], np.float32)
+    synthetic.write_npz(
+        data / "test" / "boxed.npz", (5, 40, 48), boxes=boxes, box_labels=np.array([7])
+    )
+    train("predict", run, data, ckpt_path="last")
+    written = {path.stem: read_case(path) for path in (run / "predictions").glob("*.npz")}
+    assert set(written) == {"case_000", "boxed"}
+    boxed = written["boxed"].label_maps[0]
+    assert set(np.unique(boxed)) <= {0, 7}
+    assert boxed[1:4].any()
+    assert not boxed[[0, 4]].any(), "nothing outside the box's slices"
+    model = build_model("tiny_test", image_size=64, weights=str(run / "exports" / "last.pt"))
+    again = predict_case(model, read_case(data / "test" / "case_000.npz"))
+    assert np.array_equal(again.label_maps[0], written["case_000"].label_maps[0])
+    assert again.label_maps[0].any()
+
+
+def test_predict_names_a_case_without_prompts(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train("fit", run, data, **{"trainer.max_epochs": 1})
+    np.savez_compressed(data / "test" / "bare.npz", imgs=np.zeros((3, 32, 32), np.uint8))
+    with pytest.raises(UserError, match=r"bare: nothing to segment; add boxes"):
+        train("predict", run, data, ckpt_path="last")
+
+
+def test_tensorboard_gets_curves_and_pictures(data: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    options = {"trainer.max_epochs": 1, "tensorboard": True, "trainer.log_every_n_steps": 1}
+    train("fit", run, data, **options)
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "val/volume_dsc"} <= set(events.Tags()["scalars"])
+    assert any(tag.startswith("pictures/") for tag in events.Tags()["images"])

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from medsam2_ft.data.augment import AugmentConfig
 from medsam2_ft.data.batch import collate
+from medsam2_ft.data.cases import CaseDataset
 from medsam2_ft.data.dataset import SliceDataset, TrainingVariation
 from medsam2_ft.data.index import SliceIndex
 from medsam2_ft.data.library import CaseLibrary
@@ -24,6 +25,7 @@ from medsam2_ft.data.splits import Split
 from medsam2_ft.data.targets import MOST_OBJECTS
 from medsam2_ft.errors import UserError
 from medsam2_ft.prepare.splits import check_shares
+from medsam2_ft.types import Case
 
 STAGES: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -121,6 +123,8 @@ class SliceDataModule(LightningDataModule):
         """Brings the store up to date, in one process of each machine."""
         function = None if self.trainer is None else self.trainer.state.fn
         stage = "fit" if function is None else function.value
+        if stage == "predict":
+            return
         self.library.load(STAGES[stage], quiet=self.trainer is not None and self._rank > 0)
 
     def setup(self, stage: str) -> None:
@@ -133,6 +137,8 @@ class SliceDataModule(LightningDataModule):
             UserError: If the folder, a case or the store is unusable, or the split that the stage
                 is about has no case with labels.
         """
+        if stage == "predict":  # reads the cases themselves
+            return
         self.library.load(STAGES[stage])
         for split in STAGES[stage][:1]:  # fit does without a validation set
             if not self.library.cases(split):
@@ -182,6 +188,19 @@ class SliceDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Returns the loader of the test slices; none where the split is empty."""
         return self._fixed_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Returns this rank's share of the test cases (of all cases where there are none)."""
+        paths = self.library.paths_to_predict()
+        return DataLoader(CaseDataset(paths[self._rank :: self._world_size]), batch_size=None)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Leaves whole cases on the CPU, from where propagation streams their slices."""
+        if isinstance(batch, Case):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns how far training has come; plain numbers and strings."""

@@ -73,6 +73,13 @@ class CaseLibrary:
         for split in missing:
             self._cases[split] = [usable[path] for path in found[split] if path in usable]
 
+    def paths_to_predict(self) -> list[Path]:
+        """Returns the test cases or, where there are none, all cases; with labels or without."""
+        found = find_splits(
+            self.data_dir, val_share=self.val_share, test_share=self.test_share, seed=self.seed
+        )
+        return found["test"] or sorted(path for paths in found.values() for path in paths)
+
     def forget(self) -> None:
         """Makes the next ``load`` look at the files again."""
         self._cases = {}
