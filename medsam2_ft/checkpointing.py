@@ -128,6 +128,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         folder = checkpoint_folder(trainer.default_root_dir)
         folder = Path(self.dirpath) if self.dirpath else folder
+        # with optimiser, loops and callbacks; unrelated to how files are loaded
         trainer.save_checkpoint(folder / LAST_CHECKPOINT, weights_only=False)
 
 

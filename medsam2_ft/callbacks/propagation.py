@@ -139,7 +139,7 @@ class PropagationValidation(Callback):
                     z_range=self.z_range,
                     dtype=autocast_dtype(trainer.precision),
                 )
-            except Exception as error:
+            except Exception as error:  # whatever it is, it is raised again with the name
                 error.add_note(f"while segmenting the volume {path}")
                 raise
         return scores
