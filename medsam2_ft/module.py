@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from medsam2_ft.data.batch import SliceBatch
+from medsam2_ft.data.datamodule import SliceDataModule
 from medsam2_ft.errors import UserError
 from medsam2_ft.losses import LossWeights, PromptLosses, mask_dsc, prompt_losses
 from medsam2_ft.predict import predict_case
@@ -152,7 +153,7 @@ class FineTuner(LightningModule):
             betas=(0.9, self.hparams["beta2"]),
             fused=self.device.type == "cuda",
         )
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        total_steps = self._total_steps()
         warmup_steps: int = max(1, round(self.hparams["warmup_share"] * total_steps))
         final_share: float = self.hparams["final_lr_share"]
 
@@ -223,6 +224,25 @@ class FineTuner(LightningModule):
         for name, value in values.items():
             mean = value.detach().nanmean()
             self.log(f"train/{name}", mean, prog_bar=name in ("loss", "dsc"))
+
+    def _total_steps(self) -> int:
+        """Optimiser steps of the whole fit.
+
+        Lightning's own estimate makes the training loader; its workers would fetch the first
+        batches of the epoch before a checkpoint has said where in the epoch to go on.
+        """
+        trainer: Any = self.trainer
+        if not isinstance(trainer.datamodule, SliceDataModule):
+            return int(trainer.estimated_stepping_batches)
+        batches = trainer.datamodule.batches_per_epoch
+        limits = []
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            limits.append(trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches))
+        if trainer.max_steps >= 0:
+            limits.append(trainer.max_steps)
+        if not limits:
+            raise UserError("training without an end: set trainer.max_epochs or trainer.max_steps")
+        return int(min(limits))
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Encoder and decoder, each with decayed weights and undecayed biases and norms."""

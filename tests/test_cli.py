@@ -215,3 +215,21 @@ def test_tensorboard_gets_curves_and_pictures(data: Path, tmp_path: Path) -> Non
     events.Reload()
     assert {"train/loss", "val/volume_dsc"} <= set(events.Tags()["scalars"])
     assert any(tag.startswith("pictures/") for tag in events.Tags()["images"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"trainer.max_epochs": 2, "trainer.accumulate_grad_batches": 2},
+        {"trainer.max_epochs": 3, "trainer.limit_train_batches": 2},
+        {"trainer.max_epochs": -1, "trainer.max_steps": 2},
+    ],
+    ids=str,
+)
+def test_schedule_is_as_long_as_the_fit(
+    options: dict[str, object], data: Path, tmp_path: Path
+) -> None:
+    """We count the steps ourselves; Lightning's estimate may be asked once training is over."""
+    cli = train("fit", tmp_path / "run", data, **options)
+    assert cli.model._total_steps() == cli.trainer.estimated_stepping_batches
+    assert cli.model._total_steps() == cli.trainer.global_step > 1

@@ -152,6 +152,12 @@ class SliceDataModule(LightningDataModule):
         return [case.path for case in self.library.cases(split)]
 
     @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of a whole epoch on each rank, after ``limit_train_batches``."""
+        assert self._train_batches is not None, "setup('fit') comes first"
+        return self._progress.batches_per_epoch
+
+    @property
     def label_names(self) -> dict[int, str]:
         """Names of the label ids of all loaded cases; the first case's where they differ."""
         return self.library.label_names

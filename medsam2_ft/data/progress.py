@@ -6,6 +6,8 @@ Facts about Lightning (2.6) that this rests on:
   ``train_dataloader()`` and ``iter()`` after that but before any epoch hook;
 * ``batch_progress.total.processed`` counts every finished batch of the run and is right in each
   checkpoint, whether it was saved after a batch, after validation or at the end of an epoch;
+* ``Trainer.estimated_stepping_batches`` makes the loader and its iterator before the counters are
+  restored; workers would fetch from the wrong place, so the module counts for itself;
 * when a run is resumed at the end of an epoch, ``iter()`` may be called twice without a batch in
   between; so the position is computed from the counter each time, never advanced by a call.
 """
@@ -55,6 +57,12 @@ class TrainingProgress:
         if self._trainer is not None and self._trainer.overfit_batches:  # type: ignore[attr-defined] # set by its connector
             return Position(0, position.samples)  # the same batches in every epoch
         return position
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a whole epoch, after ``limit_train_batches``; 0 without a sampler."""
+        whole = 0 if self._batches is None else len(self._batches)
+        return whole if self._limit is None else min(whole, self._limit)
 
     @property
     def _count(self) -> int:
@@ -120,7 +128,7 @@ class TrainingProgress:
         left = batch_count(self._batches.samples - self._start.samples, self._batches.global_batch)
         done = whole - left
         if progress.is_last_batch and done == 0:  # saved when an epoch was complete
-            done = whole if self._limit is None else min(whole, self._limit)
+            done = self.batches_per_epoch
         current: Any = progress.current
         shift = done - current.processed
         for name in ("ready", "started", "processed", "completed"):
