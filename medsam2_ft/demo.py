@@ -79,8 +79,8 @@ def demo(run: Path = Path("runs/demo")) -> DemoSummary:
     summary = _finished(run)
     if summary is None:
         start_s = time.perf_counter()
-        weights = start_weights()
         _write_cases(run / "data")
+        weights = start_weights()
         _train(run, weights)
         summary = _measure(run, weights, start_s)
     else:
