@@ -56,8 +56,8 @@ class FineTuner(LightningModule):
         warmup_share: Share of all optimiser steps with a linearly rising learning rate.
         final_lr_share: Learning rate at the end as a share of its peak (cosine in between); 1
             keeps it constant after the warm-up.
-        activation_checkpointing: Recompute the encoder's blocks in the backward pass: about a
-            third slower, a fraction of the memory.
+        activation_checkpointing: Recompute the encoder's blocks in the backward pass: one more
+            forward pass of the encoder, less memory.
         compile_encoder: Run the image encoder through ``torch.compile``.
 
     Raises:
