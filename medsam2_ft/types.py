@@ -60,10 +60,18 @@ class Volume:
     Attributes:
         array: ``(z, y, x)`` or ``(z, y, x, 3)``, any real dtype, finite.
         geometry: The grid of ``array``.
+        has_geometry: Whether the file says where the grid lies; a PNG does not, nor does a video.
+        is_video: Whether the first axis is time.
+        modality: One of ``MODALITIES``, where the file says so.
+        notes: What the reader had to decide or found odd, a sentence each.
     """
 
     array: NDArray[Any]
     geometry: Geometry = field(default_factory=Geometry)
+    has_geometry: bool = True
+    is_video: bool = False
+    modality: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,11 +83,15 @@ class LabelVolume:
             overlaps the first. A label id occurs in one map only.
         label_names: Names of the label ids, for those that have one.
         geometry: The grid of the maps.
+        has_geometry: Whether the file says where the grid lies.
+        notes: What the reader had to decide or found odd, a sentence each.
     """
 
     maps: tuple[NDArray[Any], ...]
     label_names: Mapping[int, str] = field(default_factory=dict)
     geometry: Geometry = field(default_factory=Geometry)
+    has_geometry: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,7 @@ class Case:
         intensity: The rule that made the 0-255 values, None where it is not known.
         boxes: ``(n, 4)`` or ``(n, 6)`` float32 prompt boxes stored with the case, or None.
         box_labels: Label id of each row of ``boxes``.
+        is_video: Whether the first axis is time.
     """
 
     name: str
@@ -131,3 +144,4 @@ class Case:
     intensity: IntensityRule | None = None
     boxes: NDArray[np.float32] | None = None
     box_labels: tuple[int, ...] = ()
+    is_video: bool = False

@@ -2,9 +2,10 @@
 
 Keys: ``imgs`` ``(D,H,W)``, ``(D,H,W,3)``, ``(H,W)`` or ``(H,W,3)``; optional ``gts`` of the same
 grid (further maps ``gts_1``, ``gts_2``, ... hold overlaps), ``spacing`` (x, y, z), ``direction``,
-``origin``, ``boxes``, ``box_labels``, and as unicode strings ``modality``, ``label_names``,
-``regions``, ``intensity`` and ``axes``. A file in a folder ``imgs`` may have its labels under the
-same name in the sister folder ``gts``; a file elsewhere, in the subfolder ``gts``.
+``origin``, ``boxes``, ``box_labels``, ``video`` (a boolean: the first axis is time), and as
+unicode strings ``modality``, ``label_names``, ``regions``, ``intensity`` and ``axes``. A file in a
+folder ``imgs`` may have its labels under the same name in the sister folder ``gts``; a file
+elsewhere, in the subfolder ``gts``.
 
 What three axes of ``imgs`` mean is decided in this order:
 
@@ -142,6 +143,7 @@ def read_case(path: Path) -> Case:
             intensity=fields.read_intensity(reader),
             boxes=boxes,
             box_labels=box_labels,
+            is_video=fields.read_is_video(reader),
         )
 
 

@@ -121,6 +121,23 @@ def read_intensity(reader: NpzReader) -> IntensityRule | None:
         ) from error
 
 
+def read_is_video(reader: NpzReader) -> bool:
+    """Reads ``video``: whether the first axis is time; False where it is absent.
+
+    Raises:
+        UserError: The array is no single boolean.
+    """
+    if "video" not in reader:
+        return False
+    header = reader.header("video")
+    if header.dtype != np.bool_ or header.size != 1:
+        raise UserError(
+            f"{reader.path}: 'video' must be one boolean, not {header.dtype} of shape "
+            f"{header.shape}; save it as np.array(True) or leave it out"
+        )
+    return bool(reader.read("video").item())
+
+
 def read_label_names(reader: NpzReader) -> dict[int, str]:
     """Reads ``label_names``: JSON such as ``{"1": "spleen"}``.
 
@@ -257,6 +274,8 @@ def small_arrays(case: Case) -> dict[str, NDArray[Any]]:
         arrays["regions"] = np.array(json.dumps(regions))
     if case.intensity is not None:
         arrays["intensity"] = np.array(case.intensity.to_json())
+    if case.is_video:
+        arrays["video"] = np.array(True)
     if case.boxes is not None:
         arrays["boxes"] = case.boxes
         arrays["box_labels"] = np.array(case.box_labels, np.int64)

@@ -11,7 +11,7 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.io import npz_fields as fields
 from medsam2_ft.io.checks import as_label_map, check_disjoint_ids
 from medsam2_ft.io.npz_zip import ArrayHeader, NpzReader, open_npz, write_npz
-from medsam2_ft.types import LabelVolume
+from medsam2_ft.types import Geometry, LabelVolume
 
 
 def label_headers(path: Path, reader: NpzReader) -> tuple[Path | None, dict[str, ArrayHeader]]:
@@ -122,7 +122,8 @@ def read_lone_labels(path: Path) -> LabelVolume:
         for key in keys:
             check_grid(path, key, reader.header(key).shape, grid)
         maps = read_maps(reader, keys, grid)
-        return LabelVolume(maps, fields.read_label_names(reader), fields.read_geometry(reader))
+        names, geometry = fields.read_label_names(reader), fields.read_geometry(reader)
+        return LabelVolume(maps, names, geometry, has_geometry=geometry != Geometry())
 
 
 def write_lone_labels(path: Path, labels: LabelVolume) -> None:
