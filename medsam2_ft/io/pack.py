@@ -29,13 +29,13 @@ def pack_masks(
         zeros where there is nothing to draw.
 
     Raises:
-        ValueError: A mask of another shape or type, or an id that is out of range or came before.
+        ValueError: A mask of another shape, or an id that is out of range or came before.
     """
     maps: list[NDArray[Any]] = []
     seen: set[int] = set()
     for label, mask in masks:
-        if mask.dtype != np.bool_ or mask.shape != shape:
-            raise ValueError(f"mask {label} is {mask.dtype} {mask.shape}, not bool {shape}")
+        if mask.shape != shape:
+            raise ValueError(f"mask {label} has shape {mask.shape}, not {shape}")
         if not 1 <= label <= MAX_LABEL_ID or label in seen:
             raise ValueError(f"label id {label} is out of range or came before")
         seen.add(label)
@@ -68,13 +68,12 @@ def _draw(
     shape: tuple[int, int, int],
 ) -> None:
     """Writes the id into the first map that is free under the mask, or into a new one."""
-    dtype = np.uint8 if label <= 255 else np.uint16
-    for index, label_map in enumerate(maps):
-        if not (label_map[box].astype(np.bool_) & mask).any():
-            break
-    else:
-        index = len(maps)
+    dtype = np.dtype(np.uint8 if label <= 255 else np.uint16)
+    index = next(
+        (i for i, m in enumerate(maps) if not (m[box].astype(np.bool_) & mask).any()), len(maps)
+    )
+    if index == len(maps):
         maps.append(np.zeros(shape, dtype))
-    if maps[index].dtype.itemsize < np.dtype(dtype).itemsize:
+    elif maps[index].dtype.itemsize < dtype.itemsize:
         maps[index] = maps[index].astype(dtype)
     np.copyto(maps[index][box], label, where=mask)

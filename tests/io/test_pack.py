@@ -72,10 +72,9 @@ def test_bad_ids(label: int) -> None:
         pack_masks(SHAPE, [(7, np.ones(SHAPE, bool)), (label, np.ones(SHAPE, bool))])
 
 
-@pytest.mark.parametrize("mask", [np.ones(SHAPE, np.uint8), np.ones((2, 4, 4), bool)])
-def test_bad_masks(mask: NDArray[np.bool_]) -> None:
-    with pytest.raises(ValueError, match="not bool"):
-        pack_masks(SHAPE, [(1, mask)])
+def test_mask_of_another_shape() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        pack_masks(SHAPE, [(1, np.ones((2, 4, 4), bool))])
 
 
 def test_box_of_a_mask() -> None:
