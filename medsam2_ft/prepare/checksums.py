@@ -7,7 +7,8 @@ from pathlib import Path
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import file_suffix
-from medsam2_ft.prepare.pairing import Pair, SourceFile
+from medsam2_ft.prepare.pairing import Pair
+from medsam2_ft.prepare.sources import SourceFile
 
 _DATA_FILE = re.compile(rb"(?im)^(?:data ?file|ElementDataFile)\s*[:=]\s*(.+?)\s*$")
 _HEADER_BYTES = 1 << 16

@@ -3,52 +3,16 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePath
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io import LABEL_SUFFIXES, VOLUME_SUFFIXES, file_suffix
-from medsam2_ft.prepare.naming import (
-    MODALITY_WORDS,
-    ROLE_WORDS,
-    case_name,
-    looks_like_label,
-    runs_of,
-    without_channel,
-    without_trailing,
-    words_of,
-)
+from medsam2_ft.io.sources import Source
+from medsam2_ft.prepare.naming import case_name, looks_like_label, runs_of, without_channel
+from medsam2_ft.prepare.sources import SourceFile
 
 ANY_FILE = "**/*"
 _SHOWN = 3  # how many files a message names
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file below one of the two input folders.
-
-    Attributes:
-        path: Where it lies.
-        relative: Its path below the input folder; the file name where the input is one file.
-    """
-
-    path: Path
-    relative: PurePath
-
-    @cached_property
-    def words(self) -> tuple[str, ...]:
-        """Words of the folders and the stem, in lower case."""
-        return words_of(self.relative)
-
-    @cached_property
-    def stem(self) -> tuple[str, ...]:
-        """Words without a trailing image, seg, mask, ..."""
-        return without_trailing(self.words, ROLE_WORDS)
-
-    @cached_property
-    def bare(self) -> tuple[str, ...]:
-        """Words without a trailing role or modality (ct, mr, t2w, ...)."""
-        return without_trailing(self.words, ROLE_WORDS | MODALITY_WORDS)
 
 
 @dataclass(frozen=True)
@@ -167,7 +131,7 @@ def _find(source: Path, pattern: str, exclude: Path, role: str) -> list[SourceFi
     if source.is_file():
         if file_suffix(source) not in suffixes:
             raise UserError(f"{source}: unknown {role} format; known are {' '.join(suffixes)}")
-        return [SourceFile(source, PurePath(source.name))]
+        return [SourceFile(Source(source), PurePath(source.name))]
     if not source.is_dir():
         raise UserError(f"{source}: there is no such {role} file or folder")
     skip = exclude.resolve()
@@ -178,7 +142,7 @@ def _find(source: Path, pattern: str, exclude: Path, role: str) -> list[SourceFi
         if hidden or file_suffix(path) not in suffixes or not path.is_file():
             continue
         if skip not in path.resolve().parents:
-            files.append(SourceFile(path, PurePath(relative)))
+            files.append(SourceFile(Source(path), PurePath(relative)))
     if not files:
         raise UserError(
             f"{source}: no {role} matches --{role}_glob {pattern!r}; known formats are "

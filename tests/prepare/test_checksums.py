@@ -9,14 +9,16 @@ import SimpleITK as sitk  # noqa: N813
 from nifti_sets import box_labels, ct_like
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.io.sources import Source
 from medsam2_ft.prepare import prepare
 from medsam2_ft.prepare.checksums import source_checksums
-from medsam2_ft.prepare.pairing import Pair, SourceFile
+from medsam2_ft.prepare.pairing import Pair
+from medsam2_ft.prepare.sources import SourceFile
 
 
 def checksums(path: Path) -> dict[str, str]:
-    label = SourceFile(path, PurePath("l") / path.name)
-    return source_checksums(Pair("x", SourceFile(path, PurePath(path.name)), label))
+    label = SourceFile(Source(path), PurePath("l") / path.name)
+    return source_checksums(Pair("x", SourceFile(Source(path), PurePath(path.name)), label))
 
 
 @pytest.mark.parametrize(

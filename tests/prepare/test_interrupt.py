@@ -15,13 +15,15 @@ import pytest
 from nifti_sets import box_labels, read_manifest, read_splits, snapshot, write_nifti
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.io.sources import Source
 from medsam2_ft.prepare import prepare
 from medsam2_ft.prepare.build import Job
 from medsam2_ft.prepare.folder import locked
 from medsam2_ft.prepare.manifest import Journal, Record
-from medsam2_ft.prepare.pairing import Pair, SourceFile
+from medsam2_ft.prepare.pairing import Pair
 from medsam2_ft.prepare.pool import run_jobs
 from medsam2_ft.prepare.settings import Settings
+from medsam2_ft.prepare.sources import SourceFile
 
 COUNT = 10
 # A test run in the background ignores Ctrl-C, and its children inherit that.
@@ -138,9 +140,9 @@ def test_a_lost_worker_is_explained(sources: Path, tmp_path: Path) -> None:
 def test_a_stop_does_not_wait_for_running_cases(sources: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "stuck.nii")  # reading it never ends
     files = [sources / "images/c0.nii", tmp_path / "stuck.nii"]
-    labels = SourceFile(sources / "labels/c0.nii", PurePath("c0.nii"))
+    labels = SourceFile(Source(sources / "labels/c0.nii"), PurePath("c0.nii"))
     jobs = [
-        Job(Pair(path.stem, SourceFile(path, PurePath(path.name)), labels), Settings("CT"), "", "",
+        Job(Pair(path.stem, SourceFile(Source(path), PurePath(path.name)), labels), Settings("CT"), "", "",
             tmp_path / f"{path.stem}.npz")
         for path in files
     ]  # fmt: skip
