@@ -5,7 +5,7 @@ of them are off by default.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,8 @@ class Cleanup:
 
     Attributes:
         drop_labels: Ids that become background.
+        keep: Ids that stay, all others become background; None: all stay.
+        merge: New id -> the ids that it is made of, after those that go are gone.
         min_voxels_3d: Smallest number of voxels that a 26-connected object of one label may have.
         min_pixels_2d: Smallest number of pixels that an 8-connected part of a label may have in a
             slice.
@@ -34,6 +36,8 @@ class Cleanup:
     """
 
     drop_labels: tuple[int, ...] = ()
+    keep: tuple[int, ...] | None = None
+    merge: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     min_voxels_3d: int = 0
     min_pixels_2d: int = 0
     instances_of: tuple[int, ...] = ()

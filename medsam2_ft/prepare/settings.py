@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medsam2_ft.errors import UserError
 from medsam2_ft.intensity import rule_for_modality
+from medsam2_ft.io.checks import MAX_LABEL_ID
+from medsam2_ft.io.label_values import AUTO, LabelValues
+from medsam2_ft.io.orient import Slices
 from medsam2_ft.prepare.cleanup import Cleanup
+from medsam2_ft.prepare.label_names import read_label_names
+from medsam2_ft.prepare.label_rules import LabelRules, read_label_rules
 from medsam2_ft.prepare.manifest import FORMAT
 from medsam2_ft.types import Modality
 
@@ -20,106 +23,72 @@ class Settings:
     """What a case depends on besides its source files.
 
     Attributes:
-        modality: Modality of every image of this input.
+        modality: Modality of every image of this input; None: as each file says.
         window: ``window`` of ``rule_for_modality``; None for the modality's own rule.
         cleanup: Label clean-up.
         label_names: Names of label ids; they win over those in the label files.
         regions: Nested targets: name -> label ids.
+        values: How the values of label files become ids.
+        image_key: Path of the image inside an HDF5 file, if it is not found by its name.
+        slices: Which way slices lie.
     """
 
-    modality: Modality
+    modality: Modality | None
     window: str | None = None
     cleanup: Cleanup = field(default_factory=Cleanup)
     label_names: Mapping[int, str] = field(default_factory=dict)
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    values: LabelValues = AUTO
+    image_key: str | None = None
+    slices: Slices = "stored"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as plain JSON types, and the version of the rules behind them."""
-        content: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))
-        return content
+        content = {"format": FORMAT, **asdict(self)}
+        legend = {f"#{r:02x}{g:02x}{b:02x}": i for (r, g, b), i in self.values.legend.items()}
+        content["values"] = asdict(replace(self.values, legend={})) | {"legend": legend}
+        plain: dict[str, Any] = json.loads(json.dumps(content))
+        return plain
 
 
 def make_settings(
-    modality: Modality,
+    modality: Modality | None,
     window: str | None,
     cleanup: Cleanup,
     label_names: Path | None,
+    label_rules: Path | Mapping[str, Any] | None = None,
+    slices: Slices = "stored",
 ) -> Settings:
-    """Checks the options and reads the label names.
+    """Checks the options, reads the label rules and the label names.
+
+    Args:
+        modality: Of every image; None: as each file says.
+        window: ``window`` of ``rule_for_modality``.
+        cleanup: From the options; each that is given replaces the rule of the file.
+        label_names: See ``read_label_names``; these names win over those of the rules.
+        label_rules: See ``read_label_rules``.
+        slices: Which way slices lie.
 
     Raises:
-        UserError: An option is out of range, two options contradict each other, or the file of
-            label names cannot be used.
+        UserError: An option is out of range, two options contradict each other, or a file cannot
+            be used.
     """
     window = None if window is None else window.replace(",", "/")
     rule_for_modality(modality, window)  # complains about a window that is not understood
-    for name in ("min_voxels_3d", "min_pixels_2d"):
-        if getattr(cleanup, name) < 0:
-            raise UserError(f"--{name} is {getattr(cleanup, name)}; it must be 0 or more")
-    for name in ("drop_labels", "instances_of"):
-        bad = [label for label in getattr(cleanup, name) if label < 1]
-        if bad:
-            raise UserError(f"--{name} names label {bad[0]}; label ids start at 1")
-    both = set(cleanup.drop_labels) & set(cleanup.instances_of)
-    if both:
-        raise UserError(f"label {min(both)} is in --drop_labels and in --instances_of; choose one")
+    rules = LabelRules() if label_rules is None else read_label_rules(label_rules)
+    cleanup = joined(rules.cleanup, cleanup)
+    check_cleanup(cleanup)
     names, regions = ({}, {}) if label_names is None else read_label_names(label_names)
-    return Settings(modality, window, cleanup, names, regions)
-
-
-def read_label_names(path: Path) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
-    """Reads names of labels and regions from JSON or YAML.
-
-    Args:
-        path: A mapping ``{1: liver, 2: tumour}``, or ``{liver: 1, tumour: 2}``, or either under a
-            key ``labels`` (nnU-Net's ``dataset.json``). A name with a list of ids is a region:
-            ``{whole liver: [1, 2]}``. The background, id 0, is passed over.
-
-    Returns:
-        Names by label id, and ids by region.
-
-    Raises:
-        UserError: The file cannot be read or is no such mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # JSON is YAML
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: the label names cannot be read ({error})") from error
-    if isinstance(content, dict) and isinstance(content.get("labels"), dict):
-        content = content["labels"]
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: must map label ids to names, such as {{1: liver, 2: tumour}}")
-    names: dict[int, str] = {}
-    regions: dict[str, tuple[int, ...]] = {}
-    for key, value in content.items():
-        entry = _label_entry(key, value)
-        if entry is None:
-            raise UserError(
-                f"{path}: {key!r}: {value!r} is neither 'id: name' nor 'name: id' nor "
-                "'region: [ids]'"
-            )
-        name, ids = entry
-        if isinstance(ids, tuple):
-            regions[name] = ids
-        elif ids > 0 and names.setdefault(ids, name) != name:
-            raise UserError(f"{path}: label {ids} has two names, {names[ids]} and {name}")
-    return names, regions
-
-
-def _label_entry(key: object, value: object) -> tuple[str, int | tuple[int, ...]] | None:
-    """One entry as (name, id) or (region, ids); None where it is neither."""
-    if isinstance(value, list):
-        ids = tuple(label for label in value if _is_id(label) and label > 0)
-        return (str(key), ids) if ids and len(ids) == len(value) else None
-    if isinstance(value, str) and str(key).isdecimal():
-        return value, int(str(key))
-    if _is_id(value):
-        return str(key), int(str(value))
-    return None
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return Settings(
+        modality=modality,
+        window=window,
+        cleanup=cleanup,
+        label_names={**rules.names, **names},
+        regions={**rules.regions, **regions},
+        values=rules.values,
+        image_key=rules.image_key,
+        slices=slices,
+    )
 
 
 def cleanup_from(
@@ -135,3 +104,74 @@ def cleanup_from(
         min_voxels_3d=min_voxels_3d,
         min_pixels_2d=min_pixels_2d,
     )
+
+
+def joined(file: Cleanup, options: Cleanup) -> Cleanup:
+    """Returns the clean-up of a file, with those of its rules replaced that an option gives."""
+    default = Cleanup()
+    chosen = {
+        name: getattr(file if getattr(options, name) == getattr(default, name) else options, name)
+        for name in (entry.name for entry in fields(Cleanup))
+    }
+    return Cleanup(**chosen)
+
+
+def check_cleanup(rules: Cleanup) -> None:
+    """Makes sure that the rules agree with each other.
+
+    Raises:
+        UserError: An id or size out of range, or two rules that contradict each other.
+    """
+    for name in ("min_voxels_3d", "min_pixels_2d"):
+        if getattr(rules, name) < 0:
+            raise UserError(f"--{name} is {getattr(rules, name)}; it must be 0 or more")
+    merged = [label for ids in rules.merge.values() for label in ids]
+    listed = {
+        "--drop_labels": rules.drop_labels,
+        "--instances_of": rules.instances_of,
+        "keep": rules.keep or (),
+        "merge": (*rules.merge, *merged),
+    }
+    for name, ids in listed.items():
+        bad = [label for label in ids if not 1 <= label <= MAX_LABEL_ID]
+        if bad and bad[0] < 1:
+            raise UserError(f"{name} names label {bad[0]}; label ids start at 1")
+        if bad:
+            raise UserError(f"{name} names label {bad[0]}; label ids end at {MAX_LABEL_ID}")
+    _check_merge(rules, merged)
+    _check_dropped(rules, merged)
+
+
+def _check_merge(rules: Cleanup, merged: Sequence[int]) -> None:
+    twice = [label for label in merged if merged.count(label) > 1]
+    if twice:
+        raise UserError(f"merge puts label {twice[0]} into two labels; choose one")
+    for new, ids in rules.merge.items():
+        if new in (rules.keep or ()) and new not in merged:
+            raise UserError(
+                f"merge makes label {new}, which keep lists as a label of the file; list it among "
+                f"the merged ids ({new}: {sorted([new, *ids])}) or choose another id"
+            )
+
+
+def _check_dropped(rules: Cleanup, merged: Sequence[int]) -> None:
+    dropped = set(rules.drop_labels)
+    for name, ids in (("keep", rules.keep or ()), ("merge", merged)):
+        both = dropped & set(ids)
+        if both:
+            raise UserError(f"label {min(both)} is in --drop_labels and in {name}; choose one")
+    if rules.keep is not None and not set(merged) <= set(rules.keep):
+        lost = min(set(merged) - set(rules.keep))
+        raise UserError(
+            f"label {lost} is in merge but not in keep; add it to keep, or leave it out"
+        )
+    made = set(rules.merge)
+    for label in rules.instances_of:
+        if label in dropped - made:
+            raise UserError(f"label {label} is in --drop_labels and in --instances_of; choose one")
+        if label in set(merged) - made:
+            raise UserError(
+                f"label {label} of --instances_of is merged into another; name that one"
+            )
+        if rules.keep is not None and label not in made and label not in rules.keep:
+            raise UserError(f"label {label} of --instances_of is not in keep; add it to keep")

@@ -5,7 +5,8 @@ import pytest
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.prepare.cleanup import Cleanup
-from medsam2_ft.prepare.settings import cleanup_from, make_settings, read_label_names
+from medsam2_ft.prepare.label_names import read_label_names
+from medsam2_ft.prepare.settings import cleanup_from, make_settings
 
 
 @pytest.mark.parametrize(
