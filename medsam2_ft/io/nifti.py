@@ -9,16 +9,15 @@ the qform, else the voxel size alone with the axes along L, P and S and the orig
 Format: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h
 """
 
-import gzip
 import io
 import logging
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from isal import igzip, isal_zlib
 from numpy.typing import NDArray
 
 from medsam2_ft.errors import UserError
@@ -65,6 +64,7 @@ _UNIT_MM = {1: 1000.0, 3: 0.001}  # metre, micrometre; everything else means mil
 _REPAIRABLE_SHEAR = 0.02  # cosine between two axes that is still taken for rounding: 1 degree
 _EXACT_SHEAR = 1e-5
 _CHUNK_BYTES = 1 << 24
+_DEFLATE_ERROR = cast(type[Exception], isal_zlib.error)  # its stub calls the class an instance
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def read_nifti(path: Path) -> Volume:
         UserError: Not NIfTI, truncated or damaged, more than one channel or time point, sheared
             axes, an invalid voxel size, a type that is no real number, or beyond the size limit.
     """
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    opener = igzip.open if path.name.lower().endswith(".gz") else open
     try:
         with cast(io.BufferedIOBase, opener(path, "rb")) as stream:
             header = _read_header(path, stream)
@@ -103,7 +103,7 @@ def read_nifti(path: Path) -> Volume:
             stored = np.empty(count, header.dtype)
             _fill(stream, stored)
             stream.read(1)  # reaches the end of a gzip file, where its checksum is verified
-    except (EOFError, zlib.error, OSError) as error:
+    except (EOFError, _DEFLATE_ERROR, OSError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); the file is missing, truncated or damaged: "
             "copy it again"

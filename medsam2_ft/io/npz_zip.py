@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from isal import isal_zlib
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
@@ -202,6 +203,8 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Writes a compressed npz file, atomically; equal arrays give equal bytes.
 
     ``numpy.savez_compressed`` stores the time of day with every entry; here the date is fixed.
+    The arrays are deflated piece by piece, without a copy of a whole one. On another kind of
+    processor the same arrays may give other bytes, for ISA-L chooses its code by the processor.
 
     Raises:
         UserError: The file cannot be written.
@@ -214,4 +217,10 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
             entry.create_system = 3
             entry.external_attr = 0o644 << 16
             with archive.open(entry, "w", force_zip64=True) as stream:
+                # ISA-L's deflate is 8 to 20 times as fast as zlib's level 6 and its files are 2 to
+                # 5 % larger. zipfile has no public way to choose it; were the attribute renamed,
+                # zlib would write the file.
+                stream._compressor = isal_zlib.compressobj(  # type: ignore[attr-defined]
+                    isal_zlib.ISAL_DEFAULT_COMPRESSION, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS
+                )
                 npy_format.write_array(stream, np.asanyarray(array), allow_pickle=False)
