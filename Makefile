@@ -84,6 +84,7 @@ bench: install  ## measure speed and memory of this machine
 	@mkdir -p benchmarks/results
 	@$(PY) benchmarks/data_path.py --json benchmarks/results/data_path.json
 	@$(PY) benchmarks/metrics.py --json benchmarks/results/metrics.json
+	@$(PY) benchmarks/prepare.py --json benchmarks/results/prepare.json
 
 # UPGRADE=--upgrade takes the newest versions, without it only what pyproject.toml asks changes.
 lock: install  ## write constraints.txt anew after a change of pyproject.toml
