@@ -26,8 +26,14 @@ TWO_FILE_SUFFIXES = (".mhd", ".nhdr")
 _WRITABLE = {np.dtype(np.bool_): np.uint8, np.dtype(np.float16): np.float32}
 
 
-def read_layers(path: Path) -> tuple[NDArray[Any], Geometry, dict[str, str]]:
+def read_layers(
+    path: Path, *, fourth_axis: bool = False
+) -> tuple[NDArray[Any], Geometry, dict[str, str]]:
     """Reads an image of any number of channels, with the texts of its header.
+
+    Args:
+        path: The file.
+        fourth_axis: Whether a fourth axis, beside one channel, is taken for the channels.
 
     Returns:
         Array ``(z, y, x, c)`` with c >= 1, the grid, and the header's key-value pairs.
@@ -42,7 +48,8 @@ def read_layers(path: Path) -> tuple[NDArray[Any], Geometry, dict[str, str]]:
     with _quiet():
         _run(path, reader.ReadImageInformation)
         size, channels = reader.GetSize(), reader.GetNumberOfComponents()
-        if not 2 <= len(size) <= 3:
+        layered = fourth_axis and len(size) == 4 and channels == 1
+        if not 2 <= len(size) <= 3 and not layered:
             raise UserError(
                 f"{path}: is {len(size)}-D ({' x '.join(str(n) for n in size)}); "
                 "pick one channel or time point and save it as a 3D volume"
@@ -57,6 +64,8 @@ def read_layers(path: Path) -> tuple[NDArray[Any], Geometry, dict[str, str]]:
     array = sitk.GetArrayFromImage(image)
     if array.dtype.kind not in "uif":
         raise UserError(f"{path}: values of type {array.dtype}; convert it to real numbers")
+    if layered:
+        return np.moveaxis(array, 0, -1), geometry, texts
     z = size[2] if len(size) == 3 else 1
     return array.reshape(z, size[1], size[0], channels), geometry, texts
 
@@ -116,6 +125,8 @@ def _geometry(path: Path, reader: Any) -> Geometry:
     if len(spacing) == 2:
         spacing, origin = [*spacing, 1.0], [*origin, 0.0]
         direction = np.block([[direction, np.zeros((2, 1))], [np.zeros((1, 2)), np.eye(1)]])
+    if len(spacing) == 4:  # of the layers, too; a grid that leans into them fails the check
+        spacing, origin, direction = spacing[:3], origin[:3], direction[:3, :3]
     return check_geometry(str(path), spacing, origin, direction)
 
 

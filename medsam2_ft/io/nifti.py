@@ -74,7 +74,7 @@ class _Header:
     Attributes:
         fields: One record of ``_HEADERS``.
         dtype: Element type in the file's byte order.
-        shape: ``(z, y, x)``, or ``(z, y, x, 3)`` for colour.
+        shape: ``(z, y, x)``, or ``(z, y, x, c)`` for colour or layers.
         planar: Whether the three colours are stored one after the other.
     """
 
@@ -94,10 +94,36 @@ def read_nifti(path: Path) -> Volume:
         UserError: Not NIfTI, truncated or damaged, more than one channel or time point, sheared
             axes, an invalid voxel size, a type that is no real number, or beyond the size limit.
     """
+    header, stored = _read_stored(path, layered=False)
+    if header.planar:
+        array = np.ascontiguousarray(np.moveaxis(stored.reshape((3, *header.shape[:3])), 0, -1))
+    else:
+        array = _scaled(stored.reshape(header.shape), header.fields["scl"])
+    return Volume(array, _geometry(path, header.fields))
+
+
+def read_nifti_layers(path: Path) -> tuple[NDArray[Any], Geometry]:
+    """Reads a volume whose further axes, if any, are layers: one-hot labels, for example.
+
+    Returns:
+        Array ``(z, y, x, c)`` with c >= 1, scaled as by ``read_nifti``, and the grid.
+
+    Raises:
+        UserError: As ``read_nifti``, except for the further axes; or colour.
+    """
+    header, stored = _read_stored(path, layered=True)
+    if int(header.fields["datatype"]) == _RGB24:
+        raise UserError(f"{path}: is colour, not labels; give the label file")
+    array = _scaled(stored.reshape((-1, *header.shape[:3])), header.fields["scl"])
+    return np.moveaxis(array, 0, -1), _geometry(path, header.fields)
+
+
+def _read_stored(path: Path, *, layered: bool) -> tuple[_Header, NDArray[Any]]:
+    """The header, and the values as one axis in the machine's byte order."""
     opener = igzip.open if path.name.lower().endswith(".gz") else open
     try:
         with cast(io.BufferedIOBase, opener(path, "rb")) as stream:
-            header = _read_header(path, stream)
+            header = _read_header(path, stream, layered=layered)
             count = math.prod(header.shape)
             check_size(str(path), count)
             stored = np.empty(count, header.dtype)
@@ -108,15 +134,10 @@ def read_nifti(path: Path) -> Volume:
             f"{path}: cannot be read ({error}); the file is missing, truncated or damaged: "
             "copy it again"
         ) from error
-    native = stored.astype(header.dtype.newbyteorder("="), copy=False)
-    if header.planar:
-        array = np.ascontiguousarray(np.moveaxis(native.reshape((3, *header.shape[:3])), 0, -1))
-    else:
-        array = _scaled(native.reshape(header.shape), header.fields["scl"])
-    return Volume(array, _geometry(path, header.fields))
+    return header, stored.astype(header.dtype.newbyteorder("="), copy=False)
 
 
-def _read_header(path: Path, stream: io.BufferedIOBase) -> _Header:
+def _read_header(path: Path, stream: io.BufferedIOBase, *, layered: bool) -> _Header:
     start = stream.read(4)
     order: Literal["little", "big"]
     for order in ("little", "big"):
@@ -148,17 +169,19 @@ def _read_header(path: Path, stream: io.BufferedIOBase) -> _Header:
             f"{path}: NIfTI data type {code} (RGBA, complex or 128 bit) is not supported; "
             "convert it to one real channel or RGB"
         )
-    shape, planar = _shape(path, fields, code)
+    shape, planar = _shape(path, fields, code, layered=layered)
     return _Header(fields, np.dtype(_DTYPES[code]).newbyteorder(order), shape, planar)
 
 
-def _shape(path: Path, fields: Any, code: int) -> tuple[tuple[int, ...], bool]:
+def _shape(path: Path, fields: Any, code: int, *, layered: bool) -> tuple[tuple[int, ...], bool]:
     axes = int(fields["dim"][0])
     dims = [int(n) for n in fields["dim"][1 : axes + 1]]
     if not 1 <= axes <= 7 or min(dims) < 1:
         raise UserError(f"{path}: extents {dims} of {axes} axes are impossible; copy it again")
     x, y, z, *rest = dims + [1] * (3 - len(dims))
     more = [n for n in rest if n > 1]
+    if layered and code != _RGB24:
+        return (z, y, x, math.prod(rest)), False
     if not more:
         return ((z, y, x, 3) if code == _RGB24 else (z, y, x)), False
     if more == [3] and len(rest) >= 2 and rest[1] == 3 and code == 2:
