@@ -6,16 +6,22 @@ propagated from there within the slices that hold it.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Integer, UInt8
 from numpy.typing import NDArray
 
-from medsam2_ft.metrics import dice, hausdorff_95, normalized_surface_dice, surface_distances
-from medsam2_ft.prompts import mask_to_box, middle_slice, pad_box, scale_boxes
-from medsam2_ft.propagate import MARGIN_REFERENCE_SIZE, BoxPrompt, Strategy, propagate
+from medsam2_ft.metrics import (
+    dice,
+    hausdorff_95,
+    normalized_surface_dice,
+    pool_frames,
+    surface_distances,
+)
+from medsam2_ft.objects import Target, find_targets, tight_box
+from medsam2_ft.propagate import BoxPrompt, Strategy, propagate
 from medsam2_ft.sam2_adapter import Sam2
 from medsam2_ft.types import Case
 
@@ -47,17 +53,19 @@ class ObjectScore:
 
     Attributes:
         case: Name.
-        label: Id.
+        modality: As the case states it, or None.
+        label: Id; for a region ``-1``, ``-2`` ... in the case's order.
         label_name: Its name, or the id as text.
         strategy: How the masks were propagated.
         z_range: ``object`` if only the object's own slices were segmented, else ``full``.
         prompt_frame: The slice whose box was the prompt.
         dsc: In [0, 1].
-        nsd: Within the tolerance, in [0, 1].
+        nsd: Within the tolerance, in [0, 1]; of a video pooled over its frames, in 2D.
         hd95_mm: Infinite if nothing was segmented.
     """
 
     case: str
+    modality: str | None
     label: int
     label_name: str
     strategy: Strategy
@@ -66,19 +74,6 @@ class ObjectScore:
     dsc: float
     nsd: float
     hd95_mm: float
-
-
-@dataclass(frozen=True)
-class _Target:
-    """A labelled object, the slices that hold it and the prompt that stands for it."""
-
-    label: int
-    label_map: NDArray[Any]
-    prompt: BoxPrompt
-
-    def truth(self) -> NDArray[np.bool_]:
-        first, last = self.prompt.z_range
-        return np.asarray(self.label_map[first : last + 1] == self.label)
 
 
 def predict_slice(
@@ -141,7 +136,7 @@ def score_slices(
         ]
         if not found:
             continue
-        boxes = np.stack([_tight_box(mask) for _, mask in found])
+        boxes = np.stack([tight_box(mask) for _, mask in found])
         predictions = predict_slice(model, case.image[frame], boxes, dtype=dtype)
         scores += [
             SliceScore(case.name, label, frame, dice(pred, mask), dice(_filled(box, mask), mask))
@@ -158,6 +153,7 @@ def score_volume(
     tolerance_mm: float = 2.0,
     z_range: ZRange = "object",
     margin_px: float = 5.0,
+    regions: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> list[ObjectScore]:
     """Propagates every label of a case from the box of its middle slice and scores it in 3D.
@@ -173,12 +169,13 @@ def score_volume(
         z_range: Segment and score the slices from the object's first to its last (``object``), or
             all slices (``full``), where masks beyond the object count as errors.
         margin_px: Margin around prompt boxes in pixels of a 1024 input.
+        regions: Whether regions are objects beside the labels that make them up.
         dtype: Autocast type; float32 switches autocast off.
 
     Returns:
-        Scores by strategy, map and label id.
+        Scores by strategy, map and label id; regions last.
     """
-    targets = [t for labels in case.label_maps for t in _targets(labels, z_range, margin_px)]
+    targets = find_targets(case, full=z_range == "full", margin_px=margin_px, regions=regions)
     scores: list[ObjectScore] = []
     for strategy in strategies:
         masks = _propagate_all(model, case, targets, strategy, margin_px, dtype)
@@ -188,8 +185,9 @@ def score_volume(
             scores.append(
                 ObjectScore(
                     case=case.name,
+                    modality=case.modality,
                     label=target.label,
-                    label_name=case.label_names.get(target.label, str(target.label)),
+                    label_name=target.name,
                     strategy=strategy,
                     z_range=z_range,
                     prompt_frame=target.prompt.frame,
@@ -204,7 +202,7 @@ def score_volume(
 def _propagate_all(
     model: Sam2,
     case: Case,
-    targets: Sequence[_Target],
+    targets: Sequence[Target],
     strategy: Strategy,
     margin_px: float,
     dtype: torch.dtype,
@@ -240,45 +238,14 @@ def _score(
 ) -> tuple[float, float, float]:
     """DSC, NSD and HD95 (mm) on a range of slices of the case."""
     dsc = dice(pred, truth)
+    if case.is_video:  # time has no millimetres
+        distances = pool_frames(pred, truth, case.geometry.spacing_mm)
+        return dsc, normalized_surface_dice(distances, tolerance_mm), hausdorff_95(distances)
     if len(case.image) > 1:
         # An object of one slice in a volume is a slab, not an image: keep the 3D definition.
         pred, truth = (np.pad(mask, ((0, 1), (0, 0), (0, 0))) for mask in (pred, truth))
     distances = surface_distances(pred, truth, case.geometry.spacing_mm)
     return dsc, normalized_surface_dice(distances, tolerance_mm), hausdorff_95(distances)
-
-
-def _targets(
-    label_map: Integer[np.ndarray, "z h w"], z_range: ZRange, margin_px: float
-) -> Iterator[_Target]:
-    """Yields every label of a map in ascending order."""
-    from scipy.ndimage import find_objects
-
-    depth, height, width = label_map.shape
-    input_hw = (MARGIN_REFERENCE_SIZE, MARGIN_REFERENCE_SIZE)
-    for label, box in enumerate(find_objects(label_map), start=1):
-        if box is None:
-            continue
-        first, last = box[0].start, box[0].stop - 1
-        inside = label_map[box] == label
-        labelled = first + np.flatnonzero(inside.any(axis=(1, 2)))
-        frame = middle_slice([int(z) for z in labelled])
-        tight = _tight_box(np.asarray(label_map[frame] == label))
-        scaled = scale_boxes(tight[None], (height, width), input_hw)[0]
-        padded = pad_box(scaled, margin_px, input_hw)
-        prompt = BoxPrompt(
-            object_id=label,
-            frame=frame,
-            box_xyxy=scale_boxes(padded[None], input_hw, (height, width))[0],
-            z_range=(first, last) if z_range == "object" else (0, depth - 1),
-        )
-        yield _Target(label, label_map, prompt)
-
-
-def labelled_prompts(
-    label_map: Integer[np.ndarray, "z h w"], margin_px: float = 5.0
-) -> list[BoxPrompt]:
-    """Returns the prompt that stands for each label: the box of its middle slice, its z range."""
-    return [target.prompt for target in _targets(label_map, "object", margin_px)]
 
 
 def _slice_masks(
@@ -287,12 +254,6 @@ def _slice_masks(
     for label in np.unique(label_slice):
         if label != 0 and (labels is None or int(label) in labels):
             yield int(label), label_slice == label
-
-
-def _tight_box(mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, " 4"]:
-    box = mask_to_box(mask)
-    assert box is not None, "only masks with pixels are prompted"
-    return box
 
 
 def _filled(

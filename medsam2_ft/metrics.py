@@ -11,7 +11,7 @@ missed object must not raise a mean.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,33 @@ def surface_distances(
         *_sorted(to_pred, areas[codes_truth[border_truth]]),
         *_sorted(to_truth, areas[codes_pred[border_pred]]),
     )
+
+
+def pool_frames(
+    pred: Bool[np.ndarray, "t y x"],
+    truth: Bool[np.ndarray, "t y x"],
+    spacing_mm: tuple[float, float, float],
+) -> SurfaceDistances:
+    """Computes the distances between contours frame by frame and puts those of all together.
+
+    Args:
+        pred: Predicted mask of a video.
+        truth: True mask on the same grid.
+        spacing_mm: Pixel size in array order; the first entry plays no part.
+
+    Raises:
+        ValueError: The shapes differ, or the spacing is not three positive numbers.
+    """
+    _check_shapes(pred, truth)
+    frames = [
+        surface_distances(pred[t : t + 1], truth[t : t + 1], spacing_mm) for t in range(len(pred))
+    ]
+    none = np.zeros(0)
+    joined = [
+        np.concatenate([none, *(getattr(frame, field.name) for frame in frames)])
+        for field in fields(SurfaceDistances)
+    ]
+    return SurfaceDistances(*_sorted(*joined[:2]), *_sorted(*joined[2:]))
 
 
 def normalized_surface_dice(

@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from medsam2_ft.data.batch import SliceBatch
 from medsam2_ft.data.datamodule import SliceDataModule
 from medsam2_ft.errors import UserError
 from medsam2_ft.losses import LossWeights, PromptLosses, mask_dsc, prompt_losses
+from medsam2_ft.modality_means import ModalityMeans
 from medsam2_ft.predict import predict_case
 from medsam2_ft.resize import normalize
 from medsam2_ft.sam2_adapter import (
@@ -102,10 +102,9 @@ class FineTuner(LightningModule):
         if compile_encoder:
             # in place: wrapping the module would put a prefix in front of the state's keys
             self.model.core.image_encoder.compile()
-        self.mean_loss = MeanMetric()
-        self.mean_dice_loss = MeanMetric()
-        self.mean_bce_loss = MeanMetric()
-        self.mean_dsc = MeanMetric(nan_strategy="ignore")
+        self.means = ModalityMeans(
+            ("loss", "dice_loss", "bce_loss", "dsc"), by_modality=("loss", "dsc")
+        )
         self.prompts_since_step = 0
 
     def training_step(self, batch: SliceBatch, batch_idx: int) -> Tensor:
@@ -132,11 +131,19 @@ class FineTuner(LightningModule):
 
     def validation_step(self, batch: SliceBatch, batch_idx: int) -> None:
         """Adds the batch's prompts to the validation means."""
-        self._evaluation_step(batch, "val")
+        self._evaluation_step(batch)
 
     def test_step(self, batch: SliceBatch, batch_idx: int) -> None:
         """Adds the batch's prompts to the test means."""
-        self._evaluation_step(batch, "test")
+        self._evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/loss``, ``val/dsc`` ..., and both by modality: ``val/CT/dsc``."""
+        self._log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test means under the same names with ``test``."""
+        self._log_means("test")
 
     def predict_step(self, batch: Case, batch_idx: int) -> Case:
         """Segments a whole case from one box per object, box to box."""
@@ -197,19 +204,25 @@ class FineTuner(LightningModule):
         )
         return decoded, losses
 
-    def _evaluation_step(self, batch: SliceBatch, stage: Literal["val", "test"]) -> None:
+    def _evaluation_step(self, batch: SliceBatch) -> None:
         if len(batch.boxes) == 0:  # padding, so that all ranks take as many steps
             return
         decoded, losses = self._decode(batch)
         # the mask that Meta's default settings would return, not simply token 0
         chosen = self.model.single_mask(decoded)
-        self.mean_loss.update(losses.total(self.loss_weights))
-        self.mean_dice_loss.update(losses.dice)
-        self.mean_bce_loss.update(losses.bce)
-        self.mean_dsc.update(mask_dsc(chosen.mask_logits[:, 0], batch.masks))
-        for name in ("loss", "dice_loss", "bce_loss", "dsc"):
-            mean: MeanMetric = getattr(self, f"mean_{name}")
-            self.log(f"{stage}/{name}", mean, batch_size=len(batch.boxes), prog_bar=name == "dsc")
+        values = {
+            "loss": losses.total(self.loss_weights),
+            "dice_loss": losses.dice,
+            "bce_loss": losses.bce,
+            "dsc": mask_dsc(chosen.mask_logits[:, 0], batch.masks),
+        }
+        self.means.update(batch.modality[batch.image_index], values)
+
+    def _log_means(self, stage: Literal["val", "test"]) -> None:
+        """Every process logs, those that only had padding too: the means are of all of them."""
+        for name, value in self.means.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "dsc", sync_dist=True)
+        self.means.reset()
 
     def _log_training(self, losses: PromptLosses, total: Tensor, dsc: Tensor) -> None:
         values = {

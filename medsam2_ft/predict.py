@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.evaluate import labelled_prompts
+from medsam2_ft.objects import labelled_prompts
 from medsam2_ft.prompts import middle_slice
 from medsam2_ft.propagate import BoxPrompt, Strategy, propagate
 from medsam2_ft.sam2_adapter import Sam2

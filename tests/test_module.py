@@ -33,7 +33,8 @@ def make_batch(prompts_per_image: list[int], seed: int = 0, negatives: int = 0) 
         masks[i, y : y + 6, x : x + 6] = i < n - negatives
     x, y = (corners * 4).float().unbind(1)
     boxes = torch.stack([x, y, x + 23, y + 23], dim=1)
-    return SliceBatch(images.to(torch.uint8), masks, boxes, index)
+    modality = torch.zeros(len(prompts_per_image), dtype=torch.int64)
+    return SliceBatch(images.to(torch.uint8), masks, boxes, index, modality)
 
 
 def tuner(**options: object) -> FineTuner:
@@ -152,6 +153,7 @@ def test_accumulated_batches_of_unequal_size_are_one_batch(tmp_path: Path) -> No
         masks=torch.cat([first.masks, second.masks]),
         boxes=torch.cat([first.boxes, second.boxes]),
         image_index=torch.cat([first.image_index, second.image_index + 1]),
+        modality=torch.cat([first.modality, second.modality]),
     )
     whole = step_gradients(tuner(), [both], tmp_path)
     parts = step_gradients(tuner(), [first, second], tmp_path, accumulate_grad_batches=2)

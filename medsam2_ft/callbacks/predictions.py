@@ -33,6 +33,7 @@ class WritePredictions(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> Any:
-        """Writes one case."""
-        folder = make_folder(predictions_folder(trainer.default_root_dir))
-        write_case(folder / f"{prediction.name}.npz", prediction)
+        """Writes one case; a name with a data set in it makes a folder for that."""
+        path = predictions_folder(trainer.default_root_dir) / f"{prediction.name}.npz"
+        make_folder(path.parent)
+        write_case(path, prediction)

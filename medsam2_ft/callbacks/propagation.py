@@ -18,10 +18,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no types
 
+from medsam2_ft.data.cases import NamedCase
+from medsam2_ft.data.index import UNKNOWN_MODALITY
 from medsam2_ft.errors import UserError
 from medsam2_ft.evaluate import ObjectScore, ZRange, score_volume
 from medsam2_ft.io.atomic import write_text
-from medsam2_ft.io.npz import read_case
 from medsam2_ft.propagate import Strategy
 
 SCORES_FILE: Final = "volume_scores.csv"
@@ -40,9 +41,11 @@ Row = dict[str, Any]
 class PropagationValidation(Callback):
     """Scores the volumes of a split after its slices, by propagation from each object's one box.
 
-    Logs ``val/volume_dsc`` and ``val/volume_nsd`` (means over labels, each label counting the same
-    however many volumes hold it) and ``val/volume_dsc/<label>``, ``val/volume_nsd/<label>`` (means
-    over volumes). With ``strategies="both"`` these are the scores of ``box``, and those of
+    Logs ``val/volume_dsc/<label>`` (mean over volumes), ``val/<modality>/volume_dsc`` (mean over
+    the modality's labels, each counting the same however many volumes hold it) and
+    ``val/volume_dsc`` (mean over modalities), and so for ``volume_nsd``. Volumes and videos are
+    scored; images are scored with the slices, and here only where a split has nothing else. With
+    ``strategies="both"`` these are the scores of ``box``, and those of
     ``memory`` stand under ``val/volume_dsc_memory`` and so on. ``z_range="full"`` is another
     protocol and adds ``_full`` to every name. Each volume is scored once, on whichever rank; all
     ranks log the same values, before checkpoint callbacks read them.
@@ -102,8 +105,8 @@ class PropagationValidation(Callback):
     def _validate(
         self, trainer: Trainer, pl_module: LightningModule, split: Literal["val", "test"], file: str
     ) -> None:
-        paths = self._paths(trainer, split)
-        own = self._score(trainer, pl_module, paths[trainer.global_rank :: trainer.world_size])
+        cases = self._cases(trainer, split)
+        own = self._score(trainer, pl_module, cases[trainer.global_rank :: trainer.world_size])
         scores = gather_scores(own)
         if not scores:
             raise UserError(f"the {split} volumes hold no labelled object: check their labels")
@@ -117,30 +120,31 @@ class PropagationValidation(Callback):
             append_rows(Path(trainer.default_root_dir) / file, rows)
             _log_table(trainer, f"{split}/volume_scores", rows)
 
-    def _paths(self, trainer: Trainer, split: Literal["val", "test"]) -> list[Path]:
-        paths: list[Path] = trainer.datamodule.case_paths(split)  # type: ignore[attr-defined]
-        limit = _dry_run_volumes(trainer) or self.max_volumes or len(paths)
-        picked = np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int)
-        return [paths[i] for i in picked]
+    def _cases(self, trainer: Trainer, split: Literal["val", "test"]) -> list[NamedCase]:
+        cases: list[NamedCase] = trainer.datamodule.volumes(split)  # type: ignore[attr-defined]
+        limit = _dry_run_volumes(trainer) or self.max_volumes or len(cases)
+        picked = np.linspace(0, len(cases) - 1, min(limit, len(cases))).round().astype(int)
+        return [cases[i] for i in picked]
 
     def _score(
-        self, trainer: Trainer, pl_module: LightningModule, paths: Sequence[Path]
+        self, trainer: Trainer, pl_module: LightningModule, cases: Sequence[NamedCase]
     ) -> list[ObjectScore]:
         scores: list[ObjectScore] = []
-        for path in _with_progress(trainer, paths):
+        for case in _with_progress(trainer, cases):
             if trainer.received_sigterm:  # a whole split may take longer than we are given
                 raise SIGTERMException
             try:
                 scores += score_volume(
                     pl_module.model,  # type: ignore[arg-type]
-                    read_case(path),
+                    case.read(),
                     strategies=self.strategies,
                     tolerance_mm=self.tolerance_mm,
                     z_range=self.z_range,
+                    regions=trainer.datamodule.regions,  # type: ignore[attr-defined]
                     dtype=autocast_dtype(trainer.precision),
                 )
             except Exception as error:  # whatever it is, it is raised again with the name
-                error.add_note(f"while segmenting the volume {path}")
+                error.add_note(f"while segmenting the volume {case.path}")
                 raise
         return scores
 
@@ -163,33 +167,52 @@ def gather_scores(own: list[ObjectScore]) -> list[ObjectScore]:
 
 
 def summarize(scores: Sequence[ObjectScore], first: Strategy) -> dict[str, float]:
-    """Means of DSC and NSD by strategy and label, under the names that are logged.
+    """Means of DSC and NSD by strategy, modality and label, under the names that are logged.
 
     Args:
         scores: At least one; NaN values are left out of the means.
         first: The strategy whose names carry no suffix.
 
     Returns:
-        ``volume_dsc``, ``volume_nsd`` and the same with ``/<label name>``, then those of the other
-        strategy. The mean over labels gives each label the same weight.
+        ``volume_dsc``, ``volume_nsd``, the same with ``/<label name>`` behind (a mean over the
+        volumes of any modality) and with ``<modality>/`` in front (unless none is stated), then
+        those of the other strategy. In a modality each label has the same weight; overall each
+        modality has.
     """
     values: dict[str, float] = {}
     for strategy in sorted({s.strategy for s in scores}, key=lambda s: s != first):
         chosen = [s for s in scores if s.strategy == strategy]
-        labels = sorted({s.label_name for s in chosen})
+        labels = {s.label_name for s in chosen}
         suffix = "" if strategy == first else f"_{strategy}"
         suffix += "_full" if chosen[0].z_range == "full" else ""
         for metric in ("dsc", "nsd"):
-            by_label = {
-                name: _nanmean([getattr(s, metric) for s in chosen if s.label_name == name])
-                for name in labels
+            by_modality = {
+                modality or UNKNOWN_MODALITY: _nanmean(list(_label_means(own, metric).values()))
+                for modality, own in _by_modality(chosen).items()
             }
-            values[f"volume_{metric}{suffix}"] = _nanmean(list(by_label.values()))
+            values[f"volume_{metric}{suffix}"] = _nanmean(list(by_modality.values()))
+            if set(by_modality) != {UNKNOWN_MODALITY}:
+                values |= {f"{m}/volume_{metric}{suffix}": v for m, v in by_modality.items()}
             if len(labels) <= MAX_LOGGED_LABELS:
+                by_label = _label_means(chosen, metric)
                 values |= {f"volume_{metric}{suffix}/{name}": v for name, v in by_label.items()}
         if len(labels) > MAX_LOGGED_LABELS:
             rank_zero_warn(f"{len(labels)} labels: scores by label stand in {SCORES_FILE} alone")
     return values
+
+
+def _by_modality(scores: Sequence[ObjectScore]) -> dict[str | None, list[ObjectScore]]:
+    groups: dict[str | None, list[ObjectScore]] = {}
+    for score in sorted(scores, key=lambda s: s.modality or ""):
+        groups.setdefault(score.modality, []).append(score)
+    return groups
+
+
+def _label_means(scores: Sequence[ObjectScore], metric: str) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for score in sorted(scores, key=lambda s: s.label_name):
+        values.setdefault(score.label_name, []).append(getattr(score, metric))
+    return {name: _nanmean(own) for name, own in values.items()}
 
 
 def append_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -215,23 +238,23 @@ def _dry_run_volumes(trainer: Trainer) -> int:
     return int(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set dynamically
 
 
-def _with_progress(trainer: Trainer, paths: Sequence[Path]) -> Iterator[Path]:
+def _with_progress(trainer: Trainer, cases: Sequence[NamedCase]) -> Iterator[NamedCase]:
     """Iterates with a bar beside the trainer's own, if that is shown."""
     bar = trainer.progress_bar_callback
     if bar is None or not trainer.is_global_zero:
-        yield from paths
+        yield from cases
     elif isinstance(bar, RichProgressBar) and bar.progress is not None:
         # Rich captures what tqdm would write, so the volumes become a line of its display.
-        task = bar.progress.add_task("Volumes", total=len(paths))
+        task = bar.progress.add_task("Volumes", total=len(cases))
         try:
-            for path in paths:
-                yield path
+            for case in cases:
+                yield case
                 bar.progress.update(task, advance=1)
                 bar.progress.refresh()
         finally:
             bar.progress.remove_task(task)
     else:
-        yield from tqdm(paths, "Volumes", leave=False, dynamic_ncols=True)
+        yield from tqdm(cases, "Volumes", leave=False, dynamic_ncols=True)
 
 
 def _log_table(trainer: Trainer, name: str, rows: Sequence[Row]) -> None:

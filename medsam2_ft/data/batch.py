@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
+from medsam2_ft.data.index import MODALITY_NAMES, UNKNOWN_MODALITY
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -17,11 +19,13 @@ class Sample:
         image: Gray ``(S, S)`` or colour ``(S, S, 3)``.
         masks: One mask per prompt at a quarter of the input size; all False for a negative prompt.
         boxes_xyxy: One box per prompt in pixels of the input size.
+        modality: Code of the slice's modality, see ``index.MODALITY_NAMES``.
     """
 
     image: UInt8[np.ndarray, "s s"] | UInt8[np.ndarray, "s s 3"]
     masks: Bool[np.ndarray, "n l l"]
     boxes_xyxy: Float32[np.ndarray, "n 4"]
+    modality: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class SliceBatch:
             False is a negative: the object is absent.
         boxes: Box prompts ``x0, y0, x1, y1`` in pixels of the input size.
         image_index: Row of ``images`` that each prompt belongs to, ascending.
+        modality: Code of each slice's modality, see ``index.MODALITY_NAMES``.
 
     A batch may hold no prompt at all (``n == 0``): padding samples carry none.
     """
@@ -42,6 +47,7 @@ class SliceBatch:
     masks: Bool[Tensor, "n l l"]
     boxes: Float32[Tensor, "n 4"]
     image_index: Int64[Tensor, " n"]
+    modality: Int64[Tensor, " b"]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "SliceBatch":
         """Returns the batch on another device."""
@@ -64,6 +70,7 @@ def padding_sample(image_size: int) -> Sample:
         image=np.zeros((image_size, image_size), np.uint8),
         masks=np.zeros((0, low, low), bool),
         boxes_xyxy=np.zeros((0, 4), np.float32),
+        modality=MODALITY_NAMES.index(UNKNOWN_MODALITY),
     )
 
 
@@ -84,6 +91,7 @@ def collate(samples: Sequence[Sample]) -> SliceBatch:
         masks=torch.from_numpy(np.concatenate([sample.masks for sample in samples])),
         boxes=torch.from_numpy(np.concatenate([sample.boxes_xyxy for sample in samples])),
         image_index=torch.from_numpy(np.repeat(np.arange(len(samples)), counts)),
+        modality=torch.tensor([sample.modality for sample in samples]),
     )
 
 

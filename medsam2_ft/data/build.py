@@ -22,7 +22,7 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.io.npz import read_case
 
 # Part of every case's key: a change of what is stored builds all cases anew.
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 # About what one process stores in the time that starting another one takes.
 BYTES_PER_WORKER = 16 * 2**20
 
@@ -34,10 +34,12 @@ class SourceState:
     Attributes:
         stat: Size in bytes and modification time in ns of each file that makes up the case.
         folder: Name of the case's folder, which holds a part of the sha256 of those files.
+        version: ``FORMAT_VERSION`` of the program that built it.
     """
 
     stat: list[list[int]]
     folder: str
+    version: str
 
 
 def source_files(path: Path) -> list[Path]:
@@ -154,7 +156,7 @@ def build_case(path: Path, cases_dir: Path) -> SourceState | UserError:
             write_case_arrays(read_case(path), temporary)
             _flush(temporary)
             temporary.rename(folder)
-        return SourceState(stat, folder.name)
+        return SourceState(stat, folder.name, FORMAT_VERSION)
     except UserError as error:
         return error
     except OSError as error:

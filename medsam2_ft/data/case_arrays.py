@@ -39,6 +39,7 @@ class CaseFacts:
         objects: Rows of the object table.
         modality: Modality as the case states it.
         label_names: Pairs of label id and name.
+        regions: Pairs of region name and label ids.
         intensity: Intensity rule as JSON, None where it is not known.
     """
 
@@ -51,6 +52,7 @@ class CaseFacts:
     objects: int
     modality: str | None
     label_names: tuple[tuple[int, str], ...]
+    regions: tuple[tuple[str, tuple[int, ...]], ...]
     intensity: str | None
 
     @property
@@ -69,7 +71,8 @@ class CaseFacts:
         """Reads what ``to_json`` wrote."""
         fields = json.loads(text)
         names = tuple((int(label), str(name)) for label, name in fields.pop("label_names"))
-        return cls(label_names=names, **fields)
+        regions = tuple((str(k), tuple(map(int, ids))) for k, ids in fields.pop("regions"))
+        return cls(label_names=names, regions=regions, **fields)
 
 
 def object_table(
@@ -135,6 +138,7 @@ def write_case_arrays(case: Case, folder: Path) -> CaseFacts:
         objects=len(table),
         modality=case.modality,
         label_names=tuple(sorted((int(k), str(v)) for k, v in case.label_names.items())),
+        regions=tuple((str(k), tuple(map(int, ids))) for k, ids in case.regions.items()),
         intensity=case.intensity.to_json() if case.intensity else None,
     )
     (folder / "case.json").write_text(facts.to_json(), encoding="utf-8")

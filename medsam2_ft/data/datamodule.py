@@ -1,12 +1,8 @@
-"""The LightningDataModule: from a folder of npz cases to loaders, resumable in mid-epoch."""
+"""The LightningDataModule: from folders of npz cases to loaders, resumable in mid-epoch."""
 
-import math
-import signal
 from pathlib import Path
 from typing import Any
 
-import blosc2
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -14,15 +10,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from medsam2_ft.data.augment import AugmentConfig
-from medsam2_ft.data.batch import collate
-from medsam2_ft.data.cases import CaseDataset
+from medsam2_ft.data.cases import CaseDataset, NamedCase
 from medsam2_ft.data.dataset import SliceDataset, TrainingVariation
-from medsam2_ft.data.index import SliceIndex
+from medsam2_ft.data.draws import plan_draws
+from medsam2_ft.data.index import MODALITY_NAMES
 from medsam2_ft.data.library import CaseLibrary
+from medsam2_ft.data.loaders import check_trainer, slice_loader
+from medsam2_ft.data.options import check_numbers, check_weights
 from medsam2_ft.data.progress import TrainingProgress
-from medsam2_ft.data.sampler import FixedBatches, TrainBatches, plan_negatives
+from medsam2_ft.data.sampler import FixedBatches, TrainBatches
+from medsam2_ft.data.sets import named_folders
 from medsam2_ft.data.splits import Split
-from medsam2_ft.data.targets import MOST_OBJECTS
 from medsam2_ft.errors import UserError
 from medsam2_ft.prepare.splits import check_shares
 from medsam2_ft.types import Case
@@ -33,14 +31,6 @@ STAGES: dict[str, tuple[Split, ...]] = {
     "test": ("test",),
     "predict": (),
 }
-# What to say where the split that a stage is about has no case.
-WITHOUT: dict[Split, str] = {
-    "train": "no case to train on; add cases with labels",
-    "val": "no case to validate on; add cases with labels to a folder val, or set data.val_share",
-    "test": "no case to test on; add cases with labels to a folder test, or set data.test_share",
-}
-# Hiera halves four times and attends in windows; Meta's sizes are multiples of 64 as well.
-SIZE_STEP = 64
 
 
 class SliceDataModule(LightningDataModule):
@@ -50,12 +40,12 @@ class SliceDataModule(LightningDataModule):
     a sample depends on nothing but seed, epoch and slice. A run that goes on with another batch
     size or another number of ranks sees the rest of the epoch once, too.
 
-    Distributed training needs ``Trainer(use_distributed_sampler=False)``: the loaders divide the
-    slices among the ranks themselves.
+    Distributed training needs ``Trainer(use_distributed_sampler=False)``.
 
     Args:
         data_dir: Folder with ``train``, ``val`` and ``test`` subfolders, or with cases and a
-            ``splits.json``, or with cases that are split here.
+            ``splits.json``, or with cases that are split here; or a list of such folders, each a
+            data set under the folder's name.
         image_size: Side of the model's input in pixels, a multiple of 64.
         batch_size: Slices per batch and process.
         max_objects: Most labels of a slice that are prompted at once.
@@ -70,11 +60,18 @@ class SliceDataModule(LightningDataModule):
         test_share: Share of cases drawn for testing where the folder does not say.
         seed: Decides the drawn split, the order of slices and everything that varies.
         store_dir: Where the slice store goes; ``<data_dir>/.store`` or the user's cache by default.
+        dataset_weights: Weight by name of the data set, 1 for those that are not named. Slices are
+            drawn in proportion to the weight of their data set times that of their modality; an
+            epoch has as many draws as there are labelled slices of a weight above 0.
+        modality_weights: Weight by modality (``unknown`` for cases that state none), 1 for those
+            that are not named.
+        regions: Whether nested targets (``regions`` of a case, such as a whole tumour) are objects
+            of their own beside the labels that make them up.
     """
 
     def __init__(
         self,
-        data_dir: str,
+        data_dir: list[str] | str,
         image_size: int = 1024,
         batch_size: int = 8,
         max_objects: int = 8,
@@ -88,24 +85,33 @@ class SliceDataModule(LightningDataModule):
         test_share: float = 0.0,
         seed: int = 0,
         store_dir: str | None = None,
+        dataset_weights: dict[str, float] | None = None,
+        modality_weights: dict[str, float] | None = None,
+        regions: bool = False,
     ) -> None:
         super().__init__()
-        sized = image_size >= SIZE_STEP and image_size % SIZE_STEP == 0
-        _check("image_size", image_size, sized, f"a multiple of {SIZE_STEP}, such as 512")
-        _check("batch_size", batch_size, batch_size >= 1, "at least 1")
-        objects = 1 <= max_objects <= MOST_OBJECTS
-        _check("max_objects", max_objects, objects, f"1 to {MOST_OBJECTS}")
-        _check("num_workers", num_workers, num_workers >= 0, "0 or more")
-        _check("box_jitter_px", box_jitter_px, 0 <= box_jitter_px < math.inf, "0 or more")
-        _check("negative_share", negative_share, 0 <= negative_share <= 0.9, "0 to 0.9")
-        _check("seed", seed, seed >= 0, "0 or more")
+        check_numbers(
+            image_size=image_size,
+            batch_size=batch_size,
+            max_objects=max_objects,
+            num_workers=num_workers,
+            box_jitter_px=box_jitter_px,
+            negative_share=negative_share,
+            seed=seed,
+        )
         check_shares(val_share, test_share, prefix="data.")
+        folders = named_folders(data_dir)
+        self.dataset_weights = dataset_weights or {}
+        check_weights("data.dataset_weights", self.dataset_weights, list(folders))
+        self.modality_weights = modality_weights or {}
+        check_weights("data.modality_weights", self.modality_weights, MODALITY_NAMES)
         self.library = CaseLibrary(
-            Path(data_dir),
+            folders,
             val_share=val_share,
             test_share=test_share,
             seed=seed,
             store_dir=None if store_dir is None else Path(store_dir),
+            regions=regions,
         )
         self.image_size = image_size
         self.batch_size = batch_size
@@ -116,6 +122,7 @@ class SliceDataModule(LightningDataModule):
         self.negative_share = negative_share
         self.augmentation = (augmentation or AugmentConfig()) if augment else None
         self.seed = seed
+        self._negative_probability = 0.0
         self._train_batches: TrainBatches | None = None
         self._progress = TrainingProgress()
 
@@ -141,15 +148,23 @@ class SliceDataModule(LightningDataModule):
             return
         self.library.load(STAGES[stage])
         for split in STAGES[stage][:1]:  # fit does without a validation set
-            if not self.library.cases(split):
-                raise UserError(f"{self.library.data_dir}: {WITHOUT[split]}.")
+            self.library.require(split)
         if stage == "fit":
-            self._train_batches = self._make_train_batches(self.library.index("train"))
+            self._train_batches = self._make_train_batches()
             self._progress.begin(self.trainer, self._train_batches)
 
     def case_paths(self, split: Split) -> list[Path]:
         """Returns the npz files of a split that have labels, sorted."""
         return [case.path for case in self.library.cases(split)]
+
+    def volumes(self, split: Split) -> list[NamedCase]:
+        """Returns the labelled volumes and videos of a split; its images where it has no others."""
+        return self.library.volumes(split)
+
+    @property
+    def regions(self) -> bool:
+        """Whether regions are objects of their own."""
+        return self.library.regions
 
     @property
     def batches_per_epoch(self) -> int:
@@ -175,14 +190,13 @@ class SliceDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns the loader of the training slices, which begins where training stands."""
         assert self._train_batches is not None, "setup('fit') comes first"
-        self._check_trainer()
+        check_trainer(self.trainer)
         self._progress.align_trainer()
-        _, chance = self._negatives(self.library.index("train"))
         variation = TrainingVariation(
             seed=self.seed,
             box_jitter_px=self.box_jitter_px,
             jitter_inward=self.box_jitter_inward,
-            negative_probability=chance,
+            negative_probability=self._negative_probability,
             augmentation=self.augmentation,
         )
         return self._loader("train", self._train_batches, variation)
@@ -197,8 +211,8 @@ class SliceDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Returns this rank's share of the test cases (of all cases where there are none)."""
-        paths = self.library.paths_to_predict()
-        return DataLoader(CaseDataset(paths[self._rank :: self._world_size]), batch_size=None)
+        cases = self.library.cases_to_predict()
+        return DataLoader(CaseDataset(cases[self._rank :: self._world_size]), batch_size=None)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -230,21 +244,22 @@ class SliceDataModule(LightningDataModule):
     def _world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
-    def _negatives(self, index: SliceIndex) -> tuple[int, float]:
-        labels = index.labels_per_slice()
-        return plan_negatives(
-            objects=int(np.minimum(labels, self.max_objects).sum()),
-            foreground=int((labels > 0).sum()),
-            background=int((labels == 0).sum()),
-            share=self.negative_share,
+    def _make_train_batches(self) -> TrainBatches:
+        index = self.library.index("train")
+        draws = plan_draws(
+            index,
+            self.library.groups("train"),
+            dataset_weights=self.dataset_weights,
+            modality_weights=self.modality_weights,
+            max_objects=self.max_objects,
+            negative_share=self.negative_share,
         )
-
-    def _make_train_batches(self, index: SliceIndex) -> TrainBatches:
-        labels = index.labels_per_slice()
+        self._negative_probability = draws.negative_probability
         return TrainBatches(
-            np.flatnonzero(labels > 0),
-            np.flatnonzero(labels == 0),
-            self._negatives(index)[0],
+            draws.foreground,
+            draws.background,
+            draws.n_background,
+            weights=draws.weights,
             data_key=index.folder.name,
             seed=self.seed,
             batch_size=self.batch_size,
@@ -253,20 +268,10 @@ class SliceDataModule(LightningDataModule):
             position=lambda: self._progress.position,
         )
 
-    def _check_trainer(self) -> None:
-        """Refuses a trainer that would divide the slices among the ranks a second time."""
-        if self.trainer is None or self._world_size == 1:
-            return
-        if self.trainer._accelerator_connector.use_distributed_sampler:
-            raise UserError(
-                "trainer.use_distributed_sampler is true, but these loaders divide the slices "
-                "among the processes themselves; set it to false."
-            )
-
     def _fixed_loader(self, split: Split) -> DataLoader[Any] | list[DataLoader[Any]]:
         if not self.library.cases(split):
             return []
-        self._check_trainer()
+        check_trainer(self.trainer)
         index = self.library.index(split)
         batches = FixedBatches(
             np.flatnonzero(index.labels_per_slice() > 0),
@@ -288,30 +293,10 @@ class SliceDataModule(LightningDataModule):
             max_objects=self.max_objects,
             variation=variation,
         )
-        return DataLoader(
+        return slice_loader(
             dataset,
-            batch_sampler=batches,
-            collate_fn=collate,
+            batches,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=_set_up_worker,
             pin_memory=self.trainer is not None
             and self.trainer.strategy.root_device.type == "cuda",
         )
-
-
-def _set_up_worker(worker_id: int) -> None:
-    """Workers are the parallelism; threads within each would fight for the same cores.
-
-    Schedulers send SIGTERM to the whole group. The training finishes its batch first and needs its
-    workers for that; they end when it tells them, or when it is gone.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    blosc2.set_nthreads(1)
-
-
-def _check(name: str, value: object, valid: bool, remedy: str) -> None:
-    if not valid:
-        raise UserError(f"data.{name} is {value}; choose {remedy}.")

@@ -1,4 +1,4 @@
-"""One slice and its prompts: a pure function of (seed, epoch, slice)."""
+"""One slice and its prompts: a pure function of (seed, epoch, slice, repeat)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from medsam2_ft.data.augment import AugmentConfig, Augmenter
 from medsam2_ft.data.batch import Sample, padding_sample
 from medsam2_ft.data.case_arrays import LABEL, MAP, X0, X1, Y0, Y1
-from medsam2_ft.data.index import HEIGHT, WIDTH, SliceIndex
+from medsam2_ft.data.index import HEIGHT, MAPS, MODALITY, WIDTH, SliceIndex
 from medsam2_ft.data.sampler import PADDING, SampleKey
 from medsam2_ft.data.targets import (
     compact_labels,
@@ -87,8 +87,10 @@ class SliceDataset(Dataset[Sample]):
         if self.variation is None:
             objects = self.index.objects_of(key.slice_id)[: self.max_objects]
             image, maps = self._read(key.slice_id, objects)
-            return self._sample(image, *self._prompts(maps, len(objects), None), [])
-        rng = np.random.default_rng([self.variation.seed, key.epoch, key.slice_id])
+            masks, boxes = self._prompts(maps, len(objects), None)
+            return self._sample(key.slice_id, image, masks, boxes, [])
+        repeat = [key.repeat] if key.repeat else []  # a slice that comes again varies anew
+        rng = np.random.default_rng([self.variation.seed, key.epoch, key.slice_id, *repeat])
         return self._training_sample(key.slice_id, self.variation, rng)
 
     def _training_sample(
@@ -106,7 +108,7 @@ class SliceDataset(Dataset[Sample]):
         if not labelled or rng.random() < variation.negative_probability:
             box = self._negative(maps, rng)
             negatives = [] if box is None else [box]
-        return self._sample(image, masks, boxes, negatives)
+        return self._sample(slice_id, image, masks, boxes, negatives)
 
     def _read(
         self, slice_id: int, objects: Int32[np.ndarray, "n 8"]
@@ -115,13 +117,32 @@ class SliceDataset(Dataset[Sample]):
         case, z = (int(value) for value in self.index.slices[slice_id])
         folder = str(self.index.case_folders[case])
         image = self.index.reader.image(folder, z)
-        maps, first = [], 1
+        maps, first, n_maps = [], 1, int(self.index.cases[case, MAPS])
         for map_index in np.unique(self.index.objects_of(slice_id)[:, MAP]):
             chosen = [int(row[LABEL]) for row in objects if row[MAP] == map_index]
-            plane = self.index.reader.labels(folder, int(map_index), z)
-            maps.append(compact_labels(plane, chosen, first))
+            if map_index < n_maps:
+                plane = self.index.reader.labels(folder, int(map_index), z)
+                maps.append(compact_labels(plane, chosen, first))
+            else:
+                # Regions overlap their labels and each other: a map for each.
+                maps += [
+                    self._region(case, region, z, number)
+                    for number, region in enumerate(chosen, start=first)
+                ]
             first += len(chosen)
         return image, maps or [np.zeros(image.shape[:2], np.uint8)]
+
+    def _region(self, case: int, region: int, z: int, number: int) -> UInt8[np.ndarray, "h w"]:
+        """Returns a map with the number where a slice shows one of the region's labels."""
+        folder = str(self.index.case_folders[case])
+        labels = self.index.region_labels(case, region)
+        planes = [
+            self.index.reader.labels(folder, map_index, z)
+            for map_index in range(int(self.index.cases[case, MAPS]))
+        ]
+        inside = np.any([np.isin(plane, labels) for plane in planes], axis=0)
+        numbered: np.ndarray = inside.astype(np.uint8) * np.uint8(number)
+        return numbered
 
     def _augment(
         self,
@@ -200,6 +221,7 @@ class SliceDataset(Dataset[Sample]):
 
     def _sample(
         self,
+        slice_id: int,
         image: UInt8[np.ndarray, "h w *c"],
         masks: list[Bool[np.ndarray, "l l"]],
         boxes: list[Float32[np.ndarray, " 4"]],
@@ -211,6 +233,7 @@ class SliceDataset(Dataset[Sample]):
             image=np.ascontiguousarray(resize(image, self.image_size)),
             masks=np.array([*masks, *empty], bool).reshape(-1, low, low),
             boxes_xyxy=np.array([*boxes, *negatives], np.float32).reshape(-1, 4),
+            modality=int(self.index.cases[self.index.slices[slice_id, 0], MODALITY]),
         )
 
 

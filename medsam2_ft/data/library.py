@@ -1,43 +1,56 @@
-"""The cases of a data folder by split, in the store, with what they say about themselves."""
+"""The cases of all data sets by split, in their stores, with what they say about themselves."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from medsam2_ft.data.index import SliceIndex
+from medsam2_ft.data.cases import NamedCase
+from medsam2_ft.data.index import UNKNOWN_MODALITY, SliceIndex
 from medsam2_ft.data.splits import SPLITS, Split, find_splits
 from medsam2_ft.data.store import StoredCase, locate_store, update_store
 from medsam2_ft.errors import UserError
 
 # Cases that a message names before it counts the rest.
 NAMED_CASES = 10
+# What to say where the split that a stage is about has no case.
+WITHOUT: dict[Split, str] = {
+    "train": "no case to train on; add cases with labels",
+    "val": "no case to validate on; add cases with labels to a folder val, or set data.val_share",
+    "test": "no case to test on; add cases with labels to a folder test, or set data.test_share",
+}
 
 
 class CaseLibrary:
     """Loads splits when they are first asked for; cases without labels are left out.
 
     Args:
-        data_dir: Folder of npz cases, see ``splits.find_splits``.
+        folders: Folder of npz cases of each data set, see ``splits.find_splits``.
         val_share: Share of cases drawn for validation where the folder does not say.
         test_share: Share of cases drawn for testing where the folder does not say.
         seed: Seed of that draw.
-        store_dir: Where the slice store goes, None for the default.
+        store_dir: Where the slice stores go, None for the default.
+        regions: Whether regions are objects beside the labels that make them up.
     """
 
     def __init__(
         self,
-        data_dir: Path,
+        folders: Mapping[str, Path],
         *,
         val_share: float,
         test_share: float,
         seed: int,
         store_dir: Path | None,
+        regions: bool = False,
     ) -> None:
-        self.data_dir = data_dir
+        self.folders = dict(folders)
         self.val_share = val_share
         self.test_share = test_share
         self.seed = seed
         self.store_dir = store_dir
-        self._cases: dict[Split, list[StoredCase]] = {}
+        self.regions = regions
+        # By data set, in the order of ``folders``.
+        self._cases: dict[Split, dict[str, list[StoredCase]]] = {}
 
     def load(self, splits: Iterable[Split], *, quiet: bool = True) -> None:
         """Brings the store up to date for some splits and opens them, unless they are open.
@@ -47,16 +60,22 @@ class CaseLibrary:
             quiet: No progress bar, and no line about cases that are left out.
 
         Raises:
-            UserError: If the folder, a case or the store is unusable, or no case has labels.
+            UserError: If a folder, a case or a store is unusable, or no case of a data set has
+                labels.
         """
         missing = [split for split in splits if split not in self._cases]
         if not missing:
             return
-        found = find_splits(
-            self.data_dir, val_share=self.val_share, test_share=self.test_share, seed=self.seed
-        )
+        loaded = {name: self._load(folder, missing, quiet) for name, folder in self.folders.items()}
+        for split in missing:
+            self._cases[split] = {name: by_split[split] for name, by_split in loaded.items()}
+
+    def _load(
+        self, folder: Path, missing: Sequence[Split], quiet: bool
+    ) -> dict[Split, list[StoredCase]]:
+        found = self._find(folder)
         stored = update_store(
-            locate_store(self.data_dir, self.store_dir),
+            locate_store(folder, self.store_dir),
             [path for split in missing for path in found[split]],
             keep=[path for split in SPLITS for path in found[split]],
             quiet=quiet,
@@ -64,39 +83,87 @@ class CaseLibrary:
         unusable = [case for case in stored if case.facts.why_unusable]
         if stored and len(unusable) == len(stored):
             raise UserError(
-                f"{self.data_dir}: none of the {len(stored)} cases has labels (the first one, "
+                f"{folder}: none of the {len(stored)} cases has labels (the first one, "
                 f"{stored[0].path.name}: {stored[0].facts.why_unusable}); add label maps."
             )
         if unusable and not quiet:
             print(_skipped_line(unusable))
         usable = {case.path: case for case in stored if not case.facts.why_unusable}
-        for split in missing:
-            self._cases[split] = [usable[path] for path in found[split] if path in usable]
+        return {split: [usable[p] for p in found[split] if p in usable] for split in missing}
 
-    def paths_to_predict(self) -> list[Path]:
-        """Returns the test cases or, where there are none, all cases; with labels or without."""
-        found = find_splits(
-            self.data_dir, val_share=self.val_share, test_share=self.test_share, seed=self.seed
+    def _find(self, folder: Path) -> dict[Split, list[Path]]:
+        return find_splits(
+            folder, val_share=self.val_share, test_share=self.test_share, seed=self.seed
         )
-        return found["test"] or sorted(path for paths in found.values() for path in paths)
+
+    def cases_to_predict(self) -> list[NamedCase]:
+        """Returns the test cases or, where there are none, all cases; with labels or without."""
+        found = {name: self._find(folder) for name, folder in self.folders.items()}
+        tests = any(splits.get("test") for splits in found.values())
+        return [
+            self._named(data_set, path)
+            for data_set, by_split in found.items()
+            for path in (
+                by_split.get("test", [])
+                if tests
+                else sorted(p for s in by_split.values() for p in s)
+            )
+        ]
+
+    def volumes(self, split: Split) -> list[NamedCase]:
+        """Returns the volumes and videos of a split or, where there are none, its images.
+
+        What has one slice is scored with the slices; a split of images alone is scored here as
+        well, so that there always is a score on the cases' own grid.
+        """
+        self.load([split])
+        every = [(name, case) for name, cases in self._cases[split].items() for case in cases]
+        deep = [(name, case) for name, case in every if case.facts.depth > 1]
+        return [self._named(name, case.path) for name, case in deep or every]
+
+    def _named(self, data_set: str, path: Path) -> NamedCase:
+        return NamedCase(path.stem if len(self.folders) == 1 else f"{data_set}/{path.stem}", path)
 
     def forget(self) -> None:
         """Makes the next ``load`` look at the files again."""
         self._cases = {}
 
     def cases(self, split: Split) -> list[StoredCase]:
-        """Returns the cases of a split that have labels, sorted by path."""
+        """Returns the cases of a split that have labels, by data set, then sorted by path."""
         self.load([split])
-        return self._cases[split]
+        return [case for cases in self._cases[split].values() for case in cases]
+
+    def require(self, split: Split) -> None:
+        """Raises ``UserError`` where a split has no case with labels."""
+        if not self.cases(split):
+            folders = ", ".join(map(str, self.folders.values()))
+            raise UserError(f"{folders}: {WITHOUT[split]}.")
+
+    def groups(self, split: Split) -> list[tuple[str, str]]:
+        """Returns data set and modality of each of ``cases``."""
+        self.load([split])
+        return [
+            (name, case.facts.modality or UNKNOWN_MODALITY)
+            for name, cases in self._cases[split].items()
+            for case in cases
+        ]
 
     def index(self, split: Split) -> SliceIndex:
         """Returns the index over the slices of a split.
 
+        It lies in the store of the first data set and refers to the other stores.
+
         Args:
             split: One that has cases.
         """
-        root = locate_store(self.data_dir, self.store_dir)
-        return SliceIndex.create(root, self.cases(split))
+        self.load([split])
+        roots = [locate_store(folder, self.store_dir) for folder in self.folders.values()]
+        first = (roots[0] / "cases").resolve()
+        cases = list(self._cases[split][next(iter(self.folders))])
+        for root, name in list(zip(roots, self.folders, strict=True))[1:]:
+            way = os.path.relpath((root / "cases").resolve(), first)
+            cases += [replace(c, folder=f"{way}/{c.folder}") for c in self._cases[split][name]]
+        return SliceIndex.create(roots[0].resolve(), cases, regions=self.regions)
 
     @property
     def label_names(self) -> dict[int, str]:
@@ -118,7 +185,8 @@ class CaseLibrary:
         return sorted({case.facts.modality for case in self._loaded() if case.facts.modality})
 
     def _loaded(self) -> list[StoredCase]:
-        return [case for split in SPLITS for case in self._cases.get(split, [])]
+        by_set = [s for split in SPLITS for s in self._cases.get(split, {}).values()]
+        return [case for cases in by_set for case in cases]
 
 
 def _skipped_line(cases: Sequence[StoredCase]) -> str:

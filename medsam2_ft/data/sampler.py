@@ -3,19 +3,24 @@
 An epoch is a sequence of slice ids, cut into global batches of ``batch_size * world_size``; rank
 ``r`` takes the ``r``-th part of each. Two ranks with half the batch each so see exactly what one
 rank with the whole batch sees. The last global batch is filled with ``PADDING``, so that every rank
-has the same number of batches and every slice comes once.
+has the same number of batches and every slice comes once; with weights, as often as ``epoch_order``
+draws it.
 """
 
+import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 # Stands for a sample without prompts.
 PADDING = -1
 # Keeps the stream that orders an epoch apart from those of its samples.
 ORDER_STREAM = 2**32 - 1
+# The step whose multiples, modulo 1, fill the unit interval most evenly, however many there are.
+GOLDEN_STEP = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,12 @@ class SampleKey:
     Attributes:
         epoch: Epoch number, from 0.
         slice_id: Number of the slice in the index, or ``PADDING``.
+        repeat: How often the slice came in this epoch before; above 0 with weights only.
     """
 
     epoch: int
     slice_id: int
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,29 +52,6 @@ class Position:
     samples: int = 0
 
 
-def plan_negatives(
-    objects: int, foreground: int, background: int, share: float
-) -> tuple[int, float]:
-    """Shares out the negative prompts of an epoch, at most one to a slice.
-
-    Half of them go to label-free slices, if there are enough; the other half to slices with labels,
-    where the model must look into the box to tell that nothing is there.
-
-    Args:
-        objects: Positive prompts of an epoch.
-        foreground: Slices with labels.
-        background: Label-free slices.
-        share: Wanted share of negatives among all prompts, in [0, 1).
-
-    Returns:
-        How many label-free slices an epoch draws (at most ``share`` of the labelled ones), and the
-        chance that a labelled slice gets a negative (capped at 1).
-    """
-    wanted = objects * share / (1.0 - share)
-    drawn = min(background, round(wanted / 2), round(share * foreground))
-    return drawn, min((wanted - drawn) / foreground, 1.0)
-
-
 def epoch_order(
     foreground: Int64[np.ndarray, " f"],
     background: Int64[np.ndarray, " k"],
@@ -75,19 +59,68 @@ def epoch_order(
     *,
     seed: int,
     epoch: int,
+    weights: Float64[np.ndarray, " slices"] | None = None,
 ) -> Int64[np.ndarray, " n"]:
     """Returns the slice ids of an epoch in order.
 
     Args:
-        foreground: Slices with labels; each comes once.
+        foreground: Slices with labels; each comes once or, with weights, ``len(foreground)`` draws
+            fall on them.
         background: Label-free slices, of which the epoch draws its own.
         n_background: How many of them, at most ``len(background)``.
         seed: >= 0.
         epoch: >= 0.
+        weights: Relative chance of every slice of the index, above 0 for those given here; None
+            for equal ones.
     """
     rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
-    drawn = rng.choice(background, size=n_background, replace=False)
+    if weights is None:
+        drawn = rng.choice(background, size=n_background, replace=False)
+    else:
+        start = np.random.default_rng([ORDER_STREAM, seed]).random()
+        offset = (start + epoch * GOLDEN_STEP) % 1.0
+        foreground = spread_draws(foreground, weights[foreground], len(foreground), offset)
+        drawn = spread_draws(background, weights[background], n_background, offset)
     return rng.permutation(np.concatenate([foreground, drawn]))
+
+
+def spread_draws(
+    slices: Int64[np.ndarray, " n"],
+    weights: Float64[np.ndarray, " n"],
+    draws: int,
+    offset: float,
+) -> Int64[np.ndarray, " draws"]:
+    """Draws slices in proportion to their weights, by systematic sampling.
+
+    The slices lie along a line, each as long as its expected number of draws, and one draw falls
+    on every ``offset + k``. A slice is drawn its expected number of times rounded down or up, and
+    so is every run of slices: a case, a data set. Draws that know nothing of each other would leave
+    out e^-1 = 37 % of equally weighted slices in an epoch, and a rare modality would come by luck.
+    From epoch to epoch the offset moves by ``GOLDEN_STEP``, so that slices which do not come in
+    every epoch take turns.
+
+    Args:
+        slices: Ids.
+        weights: Of each, above 0.
+        draws: How many.
+        offset: In [0, 1).
+    """
+    if draws == 0:
+        return slices[:0]
+    ends = np.cumsum(weights)
+    reached = np.floor(ends / ends[-1] * draws + offset).astype(np.int64)
+    reached = np.minimum(reached, draws)  # a sum that was rounded up
+    return np.repeat(slices, np.diff(reached, prepend=0))
+
+
+def count_repeats(order: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Returns for each entry how many equal ones come before it."""
+    by_id = np.argsort(order, kind="stable")
+    ids = order[by_id]
+    first = np.searchsorted(ids, ids, side="left")
+    repeats = np.empty(len(order), np.int64)
+    repeats[by_id] = np.arange(len(order)) - first
+    return repeats
 
 
 def rank_batches(
@@ -151,6 +184,7 @@ class TrainBatches:
         world_size: Ranks.
         position: Tells where training stands when an iteration begins. Lightning begins one before
             any of its epoch hooks runs, so nothing can be pushed here in time.
+        weights: Of every slice of the index, None where all are equal; see ``epoch_order``.
     """
 
     def __init__(
@@ -165,6 +199,7 @@ class TrainBatches:
         rank: int,
         world_size: int,
         position: Callable[[], Position],
+        weights: np.ndarray | None = None,
     ) -> None:
         self.foreground = foreground
         self.background = background
@@ -175,11 +210,15 @@ class TrainBatches:
         self.rank = rank
         self.world_size = world_size
         self.position = position
+        self.weights = weights
 
     @property
     def fingerprint(self) -> str:
         """Differs wherever the epochs would."""
-        return f"{self.data_key}-{self.seed}-{self.n_background}"
+        key = f"{self.data_key}-{self.seed}-{self.n_background}"
+        if self.weights is None:
+            return key
+        return f"{key}-{hashlib.sha256(self.weights.tobytes()).hexdigest()[:16]}"
 
     @property
     def global_batch(self) -> int:
@@ -199,12 +238,24 @@ class TrainBatches:
         """Yields the keys of each batch from the present position to the epoch's end."""
         at = self.position()
         order = epoch_order(
-            self.foreground, self.background, self.n_background, seed=self.seed, epoch=at.epoch
+            self.foreground,
+            self.background,
+            self.n_background,
+            seed=self.seed,
+            epoch=at.epoch,
+            weights=self.weights,
         )
-        left = order[at.samples :]
-        batches = rank_batches(left, self.batch_size, rank=self.rank, world_size=self.world_size)
-        for batch in batches:
-            yield [SampleKey(at.epoch, int(slice_id)) for slice_id in batch]
+        slices, repeats = (
+            rank_batches(
+                part[at.samples :], self.batch_size, rank=self.rank, world_size=self.world_size
+            )
+            for part in (order, count_repeats(order))
+        )
+        for batch, again in zip(slices, repeats, strict=True):
+            yield [
+                SampleKey(at.epoch, int(slice_id), max(int(repeat), 0))
+                for slice_id, repeat in zip(batch, again, strict=True)
+            ]
 
 
 class FixedBatches:

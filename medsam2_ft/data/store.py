@@ -27,7 +27,7 @@ from pathlib import Path
 import platformdirs
 from rich.console import Console
 
-from medsam2_ft.data.build import SourceState, build_cases, source_stat
+from medsam2_ft.data.build import FORMAT_VERSION, SourceState, build_cases, source_stat
 from medsam2_ft.data.case_arrays import CaseFacts
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import write_json
@@ -39,7 +39,8 @@ class StoredCase:
 
     Attributes:
         path: The npz file.
-        folder: Name of the case's folder below ``<store>/cases``.
+        folder: Name of the case's folder below ``<store>/cases``; its path relative to there where
+            the case lies in the store of another data set.
         facts: Shape, labels and descriptions.
     """
 
@@ -164,6 +165,7 @@ def _is_current(path: Path, states: dict[str, SourceState], cases_dir: Path) -> 
     state = states.get(str(path.resolve()))
     return (
         state is not None
+        and state.version == FORMAT_VERSION
         and state.stat == source_stat(path)
         and (cases_dir / state.folder / "case.json").is_file()
     )

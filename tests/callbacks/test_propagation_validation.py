@@ -32,7 +32,7 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.evaluate import ObjectScore, score_volume
 from medsam2_ft.io.npz import read_case
 
-SCORE = ObjectScore("a", 1, "liver", "box", "object", 3, 0.5, 0.25, 4.0)
+SCORE = ObjectScore("a", None, 1, "liver", "box", "object", 3, 0.5, 0.25, 4.0)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ class DumpMetrics(Callback):
 
 class CountVolumes(PropagationValidation):
     def _score(self, trainer: Trainer, pl_module: LightningModule, paths: Any) -> Any:
-        names = [path.name for path in paths]
+        names = [case.path.name for case in paths]
         folder = Path(trainer.default_root_dir)
         (folder / f"volumes{trainer.global_rank}.json").write_text(json.dumps(names))
         return super()._score(trainer, pl_module, paths)
@@ -225,7 +225,7 @@ def test_wandb_gets_the_table(tmp_path: Path, cases: list[Path]) -> None:
     content = json.loads(table.read_text())
     rows = read_rows(tmp_path / "volume_scores.csv")
     assert content["columns"] == list(rows[0])
-    assert [[str(value) for value in line] for line in content["data"]] == [
+    assert [["" if v is None else str(v) for v in line] for line in content["data"]] == [
         list(row.values()) for row in rows
     ]
 

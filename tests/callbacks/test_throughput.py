@@ -142,6 +142,7 @@ def test_objects_are_counted_apart_from_images(clock: Clock, tmp_path: Path) -> 
                 masks=batch.masks[repeated],
                 boxes=batch.boxes[repeated],
                 image_index=batch.image_index[repeated],
+                modality=batch.modality,
             )
 
     fit(tmp_path, Work(clock, [9.0, 4.0]), Crowded(clock, 2, load_s=0.0))

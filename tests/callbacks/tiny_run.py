@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from medsam2_ft.data.batch import SliceBatch
+from medsam2_ft.data.cases import NamedCase
 from medsam2_ft.resize import normalize
 from medsam2_ft.sam2_adapter import build_model
 
@@ -37,6 +38,7 @@ def slice_batch(
         masks=torch.from_numpy(masks),
         boxes=torch.from_numpy(boxes),
         image_index=torch.arange(slices),
+        modality=torch.zeros(slices, dtype=torch.int64),
     )
 
 
@@ -51,11 +53,13 @@ class TinyData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.cases = list(cases)
+        self.regions = False
         self.train = [slice_batch(0)] if train is None else list(train)
         self.val = [slice_batch(1)] if val is None else list(val)
 
-    def case_paths(self, split: str) -> list[Path]:
-        return self.cases if split in ("val", "test") else []
+    def volumes(self, split: str) -> list[NamedCase]:
+        cases = self.cases if split in ("val", "test") else []
+        return [NamedCase(path.stem, path) for path in cases]
 
     def train_dataloader(self) -> Any:
         return _loader(self.train)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from medsam2_ft.data.batch import Sample, SliceBatch, collate, padding_sample
+from medsam2_ft.data.index import MODALITY_NAMES
 
 
 def sample(n: int, *, colour: bool, size: int = 8) -> Sample:
@@ -12,6 +13,7 @@ def sample(n: int, *, colour: bool, size: int = 8) -> Sample:
         image=rng.integers(0, 256, shape).astype(np.uint8),
         masks=rng.random((n, size // 4, size // 4)) < 0.5,
         boxes_xyxy=rng.random((n, 4)).astype(np.float32),
+        modality=n,
     )
 
 
@@ -32,6 +34,7 @@ def test_gray_and_colour_mix_to_three_channels() -> None:
     assert batch.image_index.tolist() == [0, 1, 1, 1]
     np.testing.assert_array_equal(batch.masks, np.concatenate([gray.masks, colour.masks]))
     np.testing.assert_array_equal(batch.boxes[1:], colour.boxes_xyxy)
+    assert batch.modality.tolist() == [1, 3, MODALITY_NAMES.index("unknown")]
 
 
 def test_a_batch_of_padding_has_no_prompt() -> None:

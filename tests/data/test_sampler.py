@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medsam2_ft.data.draws import plan_negatives
 from medsam2_ft.data.sampler import (
     PADDING,
     FixedBatches,
@@ -11,7 +12,6 @@ from medsam2_ft.data.sampler import (
     advance,
     batch_count,
     epoch_order,
-    plan_negatives,
     rank_batches,
 )
 

@@ -103,7 +103,7 @@ def test_one_chunk_and_block_holds_one_slice(root: Path, paths: list[Path]) -> N
 def test_nothing_in_the_store_is_pickled(root: Path, paths: list[Path]) -> None:
     SliceIndex.create(root, update_store(root, paths, quiet=True))
     tables = list(root.rglob("*.npy"))
-    assert len(tables) == 3 + 5
+    assert len(tables) == 3 + 6
     for table in tables:
         np.load(table, allow_pickle=False)
 
