@@ -1,7 +1,7 @@
-"""Label clean-up: drop ids, drop small objects, split a label into instances; counts every drop.
+"""Label clean-up: drop small objects, split a label into instances; counts every drop.
 
 The rules are those of the paper's recipe (MedSAM's pre-processing script, in its order), and all
-of them are off by default.
+of them are off by default. Ids are dropped and merged before, by ``relabel``.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,6 +17,8 @@ from medsam2_ft.intensity import label_ids
 INSTANCE_BASE = 256
 """Instance k (from 1) of label i gets the id ``i * INSTANCE_BASE + k``, which fits uint16."""
 
+DROP_RULES = ("keep", "drop_labels", "min_voxels_3d", "min_pixels_2d")
+"""Rules that make background of labels, in their order."""
 
 Connectivity = Literal[8, 26]
 
@@ -48,7 +50,7 @@ class Drop:
     """What one rule removed from one label.
 
     Attributes:
-        rule: ``drop_labels``, ``min_voxels_3d`` or ``min_pixels_2d``.
+        rule: One of ``DROP_RULES``.
         label: The id as it was in the source.
         objects: Number of connected objects (for ``min_pixels_2d``: parts in slices) that went;
             1 for a label that was dropped as a whole.
@@ -64,7 +66,9 @@ class Drop:
 def clean_map(
     label_map: NDArray[Any], rules: Cleanup, taken: Collection[int] = ()
 ) -> tuple[NDArray[Any], list[Drop], dict[int, tuple[int, ...]]]:
-    """Applies the rules to one label map: ids, objects in 3D, instances, parts in slices.
+    """Applies the rules about objects to one label map: size in 3D, instances, size in slices.
+
+    Ids that stay, go or join are the matter of ``relabel``, which comes before.
 
     Args:
         label_map: ``(z, y, x)`` unsigned, 0 = background; not changed.
@@ -72,16 +76,16 @@ def clean_map(
         taken: Ids of the case's other maps, which instances must not get.
 
     Returns:
-        The new map (``label_map`` itself where no rule is on), what was dropped, and for every
+        The new map (``label_map`` itself where no such rule is on), what was dropped, and for every
         label of ``instances_of`` that occurs the ids of its instances, largest first.
 
     Raises:
         UserError: A label cannot be split into instances (see ``split_instances``).
     """
-    if rules == Cleanup():
+    if max(rules.min_voxels_3d, rules.min_pixels_2d) < 2 and not rules.instances_of:
         return label_map, [], {}
     result = label_map.copy()
-    drops = _drop_ids(result, rules.drop_labels)
+    drops = []
     if rules.min_voxels_3d > 1:
         drops += _drop_small(result, "min_voxels_3d", rules.min_voxels_3d, connectivity=26)
     result, instances = split_instances(result, rules.instances_of, taken)
@@ -94,17 +98,6 @@ def clean_map(
         ]
         drops += _merged(found, source)
     return result, drops, instances
-
-
-def _drop_ids(label_map: NDArray[Any], ids: Sequence[int]) -> list[Drop]:
-    drops = []
-    for label in ids:
-        mask = label_map == label
-        voxels = int(np.count_nonzero(mask))
-        if voxels:
-            label_map[mask] = 0
-            drops.append(Drop("drop_labels", label, 1, voxels))
-    return drops
 
 
 def _drop_small(

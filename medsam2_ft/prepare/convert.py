@@ -1,7 +1,7 @@
-"""Turns an image file and a label file into a case."""
+"""Turns an image and its labels into a case."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -9,45 +9,26 @@ from numpy.typing import NDArray
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.intensity import apply_rule, rule_for_modality
-from medsam2_ft.io import file_suffix, read_labels, read_volume
+from medsam2_ft.io import file_suffix, read_volume
 from medsam2_ft.io.npz import read_case
-from medsam2_ft.prepare.cleanup import Cleanup, Drop, clean_map, voxel_counts
-from medsam2_ft.prepare.grid import check_same_grid
+from medsam2_ft.io.orient import THICK_RATIO, Turn, thickest_axis, turn_for
+from medsam2_ft.prepare.labels import (
+    Cleaned,
+    NoLabelsError,
+    clean,
+    expect_labels,
+    labels_on_grid,
+    names_of,
+    regions_of,
+)
 from medsam2_ft.prepare.pairing import Pair
 from medsam2_ft.prepare.settings import Settings
 from medsam2_ft.types import Case, Geometry, IntensityRule, LabelVolume, Volume
 
+__all__ = ["MIN_GRAY_LEVELS", "NoLabelsError", "make_case"]
+
 MIN_GRAY_LEVELS = 8
 """A windowed image that spans fewer gray levels is refused: the window misses its values."""
-
-Instances = Mapping[int, tuple[int, ...]]
-"""New ids of every label that was split."""
-
-
-class NoLabelsError(Exception):
-    """The case has nothing to learn from; the message says why."""
-
-
-@dataclass(frozen=True)
-class _Cleaned:
-    """Labels after the clean-up.
-
-    Attributes:
-        maps: The maps that still hold labels.
-        counts: Voxels of every id, per map.
-        drops: What was removed.
-        instances: Labels that were split.
-    """
-
-    maps: tuple[NDArray[Any], ...]
-    counts: tuple[Mapping[int, int], ...]
-    drops: tuple[Drop, ...]
-    instances: Instances
-
-    @property
-    def present(self) -> set[int]:
-        """Ids that occur."""
-        return {label for counts in self.counts for label in counts}
 
 
 def make_case(pair: Pair, settings: Settings) -> tuple[Case, dict[str, Any]]:
@@ -65,96 +46,113 @@ def make_case(pair: Pair, settings: Settings) -> tuple[Case, dict[str, Any]]:
         NoLabelsError: The case has no labels.
     """
     stored = _stored_case(pair, settings)
-    labels = _labels(pair, stored)
-    if not any(label_map.any() for label_map in labels.maps):
-        raise NoLabelsError("the label file is empty: background only")
-    image, rule, notes = _image(pair, settings, stored, labels)
-    cleaned = _clean(labels.maps, settings.cleanup)
+    expect_labels(pair, stored)
+    case, labels, notes = _read(pair, settings, stored)
+    file_names = labels.label_names
+    cleaned = clean(labels.maps, settings.cleanup)
     if not cleaned.maps:
         raise NoLabelsError("the label clean-up left nothing")
-    case = Case(
-        name=pair.name,
-        image=image.array,
+    case = replace(
+        case,
         label_maps=cleaned.maps,
-        geometry=image.geometry,
-        modality=settings.modality,
-        label_names=_names(labels, settings, cleaned),
-        regions=_regions(stored, settings, cleaned),
-        intensity=rule,
+        label_names=names_of(file_names, settings, cleaned),
+        regions=regions_of({} if stored is None else stored.regions, settings, cleaned),
     )
     if stored is not None and stored.boxes is not None:
-        if pair.label is None and not cleaned.drops and not cleaned.instances:
+        same_grid = case.geometry == stored.geometry
+        if pair.label is None and not cleaned.changed and same_grid:
             case = replace(case, boxes=stored.boxes, box_labels=stored.box_labels)
         else:
-            notes.append("boxes stored with the case are left out, for its labels have changed")
-    return case, _details(case, rule, cleaned, notes)
+            notes.append(
+                "boxes stored with the case are left out, for its labels or axes have changed"
+            )
+    return case, _details(case, cleaned, notes)
 
 
 def _stored_case(pair: Pair, settings: Settings) -> Case | None:
     """The npz case that the image file is, if it is one."""
     if file_suffix(pair.image.path) != ".npz":
-        if pair.label is None:
-            raise NoLabelsError("no label file was found")
         return None
     if settings.window is not None:
         raise UserError(
             f"{pair.image.path}: npz images are 0-255 already, so that --window {settings.window} "
             "cannot apply; leave it out, or prepare the original volumes"
         )
-    case = read_case(pair.image.path)
-    if pair.label is None and not case.label_maps:
-        raise NoLabelsError("no label file was found, and the npz holds no labels")
-    return case
+    return read_case(pair.image.path)
 
 
-def _labels(pair: Pair, stored: Case | None) -> LabelVolume:
-    if pair.label is not None:
-        return read_labels(pair.label.path)
+def _read(
+    pair: Pair, settings: Settings, stored: Case | None
+) -> tuple[Case, LabelVolume, list[str]]:
+    """The case without labels, the labels as the file has them on its grid, and notes."""
     if stored is None:
-        raise NoLabelsError("no label file was found")
-    return LabelVolume(stored.label_maps, stored.label_names, stored.geometry)
-
-
-def _image(
-    pair: Pair, settings: Settings, stored: Case | None, labels: LabelVolume
-) -> tuple[Volume, IntensityRule, list[str]]:
-    """The 0-255 image on the checked grid, the rule that made it, and notes."""
-    source = (
-        read_volume(pair.image.path) if stored is None else Volume(stored.image, stored.geometry)
+        source = read_volume(pair.image.source, settings.image_key)
+    else:
+        known = stored.geometry != Geometry()
+        source = Volume(stored.image, stored.geometry, known, stored.is_video, stored.modality)
+    modality, notes = _modality(pair, settings, source.modality, from_npz=stored is not None)
+    notes = [*source.notes, *notes]
+    labels = labels_on_grid(pair, settings, stored, source)
+    notes += labels.notes
+    if stored is None:
+        gray, rule, more = _gray(source.array, settings, modality)
+        notes += more
+    else:
+        gray, rule = stored.image, stored.intensity or IntensityRule("keep")
+    turn, more = _turn(source, settings)
+    case = Case(
+        name=pair.name,
+        image=np.ascontiguousarray(turn.array(gray)),
+        geometry=turn.geometry(source.geometry, source.array.shape),
+        modality=modality,
+        intensity=rule,
+        is_video=source.is_video,
     )
-    if pair.label is not None:
-        check_same_grid(
-            source,
-            labels,
-            str(pair.image.path),
-            str(pair.label.path),
-            world=not _without_geometry(pair, source.geometry, labels.geometry),
-        )
-    if stored is not None:
-        notes = []
-        if stored.modality not in (None, settings.modality):
-            notes.append(
-                f"the file says {stored.modality}; --modality {settings.modality} was used"
+    maps = tuple(np.ascontiguousarray(turn.array(label_map)) for label_map in labels.maps)
+    return case, replace(labels, maps=maps, geometry=case.geometry), [*notes, *more]
+
+
+def _modality(
+    pair: Pair, settings: Settings, stated: str | None, *, from_npz: bool
+) -> tuple[str, list[str]]:
+    """The modality that counts, and a note where an npz file states another one."""
+    path, wanted = pair.image.path, settings.modality
+    if wanted is None and stated is None:
+        raise UserError(f"{path}: does not say its modality; give --modality")
+    if wanted is None or stated in (None, wanted):
+        return str(wanted or stated), []
+    if from_npz:
+        return wanted, [f"the file says {stated}; --modality {wanted} was used"]
+    raise UserError(
+        f"{path}: is {stated} by its header, not {wanted}; leave --modality out, or prepare the "
+        f"{stated} images apart with --modality {stated}"
+    )
+
+
+def _gray(
+    array: NDArray[Any], settings: Settings, modality: str
+) -> tuple[NDArray[np.uint8], IntensityRule, list[str]]:
+    """The 0-255 image, the rule that made it, and notes."""
+    rule, notes = _rule(array, settings, modality)
+    gray = apply_rule(array, rule)
+    _check_contrast(gray, array, rule)
+    return gray, rule, notes
+
+
+def _rule(
+    array: NDArray[Any], settings: Settings, modality: str
+) -> tuple[IntensityRule, list[str]]:
+    if array.ndim == 4:
+        if settings.window is not None:
+            raise UserError(
+                f"a colour image holds 0-255 already, so that --window {settings.window} cannot "
+                "apply; leave it out"
             )
-        return source, stored.intensity or IntensityRule("keep"), notes
-    rule, notes = _rule(source.array, settings)
-    gray = apply_rule(source.array, rule)
-    _check_contrast(gray, source.array, rule)
-    return Volume(gray, source.geometry), rule, notes
-
-
-def _without_geometry(pair: Pair, image: Geometry, label: Geometry) -> bool:
-    """Whether one of the files is an npz that stores no geometry, so that shapes must suffice."""
-    return any(
-        file is not None and file_suffix(file.path) == ".npz" and geometry == Geometry()
-        for file, geometry in ((pair.image, image), (pair.label, label))
-    )
-
-
-def _rule(array: NDArray[Any], settings: Settings) -> tuple[IntensityRule, list[str]]:
-    if settings.modality == "CT" and settings.window is None and array.dtype == np.uint8:
+        grayish = modality in ("CT", "MR", "PET")
+        return IntensityRule("keep"), [f"{modality} in colour: kept as it is"] if grayish else []
+    if modality == "CT" and settings.window is None and array.dtype == np.uint8:
         return IntensityRule("keep"), ["CT of type uint8 holds no Hounsfield units: kept as it is"]
-    return rule_for_modality(settings.modality, settings.window, array.dtype), []
+    return rule_for_modality(modality, settings.window, array.dtype), []
 
 
 def _check_contrast(gray: NDArray[np.uint8], source: NDArray[Any], rule: IntensityRule) -> None:
@@ -167,46 +165,27 @@ def _check_contrast(gray: NDArray[np.uint8], source: NDArray[Any], rule: Intensi
         )
 
 
-def _clean(maps: Sequence[NDArray[Any]], rules: Cleanup) -> _Cleaned:
-    """Cleans every map; maps that end up empty are left out."""
-    taken: set[int] = set()
-    if rules.instances_of:
-        taken = {label for label_map in maps for label in voxel_counts(label_map)}
-    results = [clean_map(label_map, rules, taken) for label_map in maps]
-    counted = [(cleaned, voxel_counts(cleaned)) for cleaned, _, _ in results]
-    kept = [(cleaned, counts) for cleaned, counts in counted if counts]
-    return _Cleaned(
-        maps=tuple(cleaned for cleaned, _ in kept),
-        counts=tuple(counts for _, counts in kept),
-        drops=tuple(drop for _, drops, _ in results for drop in drops),
-        instances={label: ids for _, _, split in results for label, ids in split.items()},
-    )
+def _turn(source: Volume, settings: Settings) -> tuple[Turn, list[str]]:
+    """How the case's axes follow from the file's, and notes; a single slice is never turned."""
+    if source.array.shape[0] == 1:
+        return Turn(), []
+    if source.is_video or not source.has_geometry:
+        what = "a video has" if source.is_video else "the file states"
+        unknown = f"--slices {settings.slices} left the slices as stored: {what} no directions"
+        return Turn(), [] if settings.slices == "stored" else [unknown]
+    spacing = source.geometry.spacing_mm
+    if settings.slices == "stored" and max(spacing) > THICK_RATIO * spacing[0]:
+        shown = " ".join(f"{value:.3g}" for value in spacing)
+        axis = "zyx"[thickest_axis(source.geometry)]
+        note = (
+            f"the stored slices do not lie across the thickest axis, {axis} (spacing z y x "
+            f"{shown} mm); --slices thickest turns them"
+        )
+        return Turn(), [note]
+    return turn_for(source.geometry, settings.slices), []
 
 
-def _names(labels: LabelVolume, settings: Settings, cleaned: _Cleaned) -> dict[int, str]:
-    """Names of the ids that occur; all instances of a label share its name."""
-    names = {**labels.label_names, **settings.label_names}
-    for label, ids in cleaned.instances.items():
-        names |= dict.fromkeys(ids, names.get(label, f"label {label}"))
-    return {label: names[label] for label in sorted(cleaned.present & set(names))}
-
-
-def _regions(
-    stored: Case | None, settings: Settings, cleaned: _Cleaned
-) -> dict[str, tuple[int, ...]]:
-    """Regions by the ids that occur, instances in place of their label; empty ones are left out."""
-    regions = {**({} if stored is None else stored.regions), **settings.regions}
-    result = {}
-    for name, ids in regions.items():
-        members = {new for label in ids for new in cleaned.instances.get(label, (label,))}
-        if members & cleaned.present:
-            result[name] = tuple(sorted(members & cleaned.present))
-    return result
-
-
-def _details(
-    case: Case, rule: IntensityRule, cleaned: _Cleaned, notes: Sequence[str]
-) -> dict[str, Any]:
+def _details(case: Case, cleaned: Cleaned, notes: Sequence[str]) -> dict[str, Any]:
     labels = [
         {"id": label, "name": case.label_names.get(label), "voxels": voxels, "map": number}
         for number, counts in enumerate(cleaned.counts)
@@ -215,7 +194,7 @@ def _details(
     return {
         "shape": list(case.image.shape),
         "spacing_mm": list(case.geometry.spacing_mm),
-        "intensity": asdict(rule),
+        "intensity": {} if case.intensity is None else asdict(case.intensity),
         "labels": labels,
         "dropped": [asdict(drop) for drop in cleaned.drops],
         "notes": list(notes),

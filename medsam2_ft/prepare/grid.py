@@ -1,69 +1,78 @@
-"""Whether an image and its labels lie on the same grid."""
+"""Labels on the grid of their image: compared, turned or resampled, never matched by luck."""
 
-from itertools import product
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.types import Geometry, LabelVolume, Volume
+from medsam2_ft.io.regrid import (
+    TOLERANCE_VOXELS,
+    Shape,
+    describe,
+    grid_offset_voxels,
+    regrid_labels,
+)
+from medsam2_ft.types import IDENTITY_DIRECTION, Geometry, LabelVolume, Volume
 
-TOLERANCE_VOXELS = 0.1
-"""How far a corner of the label grid may lie from the image's, in units of the smallest spacing.
 
-Headers round (float32, or a NIfTI's quaternion against its matrix) by thousandths of a voxel; a
-real shift, a flip or another spacing moves a corner by a voxel or more.
-"""
-
-
-def check_same_grid(
-    image: Volume, labels: LabelVolume, image_file: str, label_file: str, *, world: bool = True
-) -> None:
-    """Makes sure that labels lie on the grid of the image.
+def on_image_grid(
+    image: Volume, labels: LabelVolume, image_file: str, label_file: str
+) -> LabelVolume:
+    """Returns labels on the grid of their image.
 
     Args:
         image: The image.
         labels: Its labels.
-        image_file: Name for the message.
-        label_file: Name for the message.
-        world: Compare positions too; False compares shapes alone, for a file that has no geometry.
+        image_file: Name for messages.
+        label_file: Name for messages.
+
+    Returns:
+        The labels as they are where the grids agree (no corner further off than
+        ``TOLERANCE_VOXELS``), otherwise by the nearest voxel in world space, with a note. Where a
+        file does not say where its grid lies, shapes alone are compared.
 
     Raises:
-        UserError: Another shape, or a corner voxel further off than ``TOLERANCE_VOXELS``. The
-            labels are never resampled silently.
+        UserError: Another shape where one file has no geometry; no label within the image; or
+            equal shapes, but a header that looks as if it had never been set.
     """
-    shape = image.array.shape[:3]
-    for label_map in labels.maps:
-        if label_map.shape != shape:
+    shape: Shape = (image.array.shape[0], image.array.shape[1], image.array.shape[2])
+    shapes = {label_map.shape for label_map in labels.maps}
+    if not (image.has_geometry and labels.has_geometry):
+        if shapes != {shape}:
             raise UserError(
-                f"{label_file}: shape {label_map.shape} (z, y, x) is not that of {image_file}, "
-                f"{shape}; resample the labels to the image's grid (nearest neighbour)"
+                f"{label_file}: shape {min(shapes)} (z, y, x) is not that of {image_file}, "
+                f"{shape}, and without positions in both files the labels cannot be placed; give "
+                "the label file of this image"
             )
-    if not world:
+        return replace(labels, geometry=image.geometry)
+    if shapes == {shape}:
+        _check_header_is_set(image.geometry, labels.geometry, shape, image_file, label_file)
+    return regrid_labels(labels, image.geometry, shape, label_file)
+
+
+def _check_header_is_set(
+    image: Geometry, label: Geometry, shape: Shape, image_file: str, label_file: str
+) -> None:
+    """Refuses equal shapes in different places where one place is what a program writes by default.
+
+    Such a file was most probably saved without its header: by world positions the labels would come
+    to lie somewhere else in the image.
+    """
+    if grid_offset_voxels(label, image, shape) <= TOLERANCE_VOXELS:
         return
-    size = (shape[0], shape[1], shape[2])
-    shift = _corners(labels.geometry, size) - _corners(image.geometry, size)
-    offset = float(np.linalg.norm(shift, axis=1).max())
-    if offset > TOLERANCE_VOXELS * min(image.geometry.spacing_mm):
-        raise UserError(
-            f"{label_file}: lies elsewhere than {image_file}, by up to {offset:.3g} mm: "
-            f"{_describe(labels.geometry)} against {_describe(image.geometry)}; resample the "
-            "labels to the image's grid (nearest neighbour), or correct the header"
-        )
+    for geometry, file in ((label, label_file), (image, image_file)):
+        if _is_default(geometry):
+            raise UserError(
+                f"{file}: lies elsewhere than its image or label file of the same shape, and looks "
+                f"as if its header had never been set: {describe(label)} (labels) against "
+                f"{describe(image)} (image, {image_file}); correct the header"
+            )
 
 
-def _corners(geometry: Geometry, shape_zyx: tuple[int, int, int]) -> Float64[np.ndarray, "8 3"]:
-    """LPS positions (x, y, z) in mm of the eight corner voxels' centres."""
-    last = [(0, n - 1) for n in shape_zyx[::-1]]
-    indices = np.array(list(product(*last)), np.float64)
-    scaled = indices * np.array(geometry.spacing_mm[::-1])
-    axes = np.array(geometry.direction, np.float64).reshape(3, 3)
-    return np.asarray(scaled @ axes.T + np.array(geometry.origin_mm), np.float64)
-
-
-def _describe(geometry: Geometry) -> str:
-    spacing, origin, direction = (
-        " ".join(f"{value:.4g}" for value in values)
-        for values in (geometry.spacing_mm, geometry.origin_mm, geometry.direction)
+def _is_default(geometry: Geometry) -> bool:
+    """Voxels of 1 mm at the origin, axes along the world's."""
+    return (
+        geometry.spacing_mm == (1.0, 1.0, 1.0)
+        and geometry.origin_mm == (0.0, 0.0, 0.0)
+        and bool(np.array_equal(np.abs(geometry.direction), IDENTITY_DIRECTION))
     )
-    return f"spacing z y x {spacing}, origin x y z {origin}, direction {direction}"

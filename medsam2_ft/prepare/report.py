@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from medsam2_ft.prepare.cleanup import INSTANCE_BASE
+from medsam2_ft.prepare.cleanup import DROP_RULES, INSTANCE_BASE
 from medsam2_ft.prepare.manifest import Record
 from medsam2_ft.prepare.splits import SPLITS
 
@@ -125,7 +125,7 @@ def _print_list(title: str, names: Sequence[str]) -> None:
 
 def _dropped(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     """Per rule, what the label clean-up removed from all cases."""
-    for rule in ("drop_labels", "min_voxels_3d", "min_pixels_2d"):
+    for rule in DROP_RULES:
         drops = [drop for record in records for drop in record.dropped if drop["rule"] == rule]
         if drops:
             objects = sum(drop["objects"] for drop in drops)

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.prepare.cleanup import Cleanup, Drop, clean_map, split_instances, voxel_counts
+from medsam2_ft.prepare.labels import clean
 
 MAPS = arrays(np.uint8, st.tuples(*[st.integers(1, 6)] * 3), elements=st.sampled_from([0, 0, 1, 2]))
 FULL = np.ones((3, 3, 3))
@@ -26,7 +27,9 @@ def test_off_by_default_and_input_untouched() -> None:
     cleaned, drops, instances = clean_map(labels, Cleanup())
     assert cleaned is labels
     assert (drops, instances) == ([], {})
-    clean_map(labels, Cleanup(drop_labels=(7,), min_voxels_3d=9, min_pixels_2d=9))
+    assert clean((labels,), Cleanup()).maps[0] is labels
+    assert clean((labels,), Cleanup(drop_labels=(7,), min_voxels_3d=9)).maps == ()
+    clean_map(labels, Cleanup(min_voxels_3d=9, min_pixels_2d=9))
     assert labels[0, 0, 0] == 7
 
 
@@ -55,14 +58,14 @@ def test_counts_of_every_drop() -> None:
     labels[0, 5, 3] = 3  # joined to them, but alone in its slice
     labels[1, 0, 7] = 9
     rules = Cleanup(drop_labels=(9, 50), min_voxels_3d=5, min_pixels_2d=2)
-    cleaned, drops, _ = clean_map(labels, rules)
-    assert drops == [
+    cleaned = clean((labels,), rules)
+    assert cleaned.drops == (
         Drop("drop_labels", 9, 1, 1),
         Drop("min_voxels_3d", 1, 1, 1),
         Drop("min_voxels_3d", 2, 1, 1),
         Drop("min_pixels_2d", 3, 1, 1),
-    ]
-    assert voxel_counts(cleaned) == {1: 18, 3: 6}
+    )
+    assert cleaned.counts == (voxel_counts(cleaned.maps[0]),) == ({1: 18, 3: 6},)
 
 
 @settings(max_examples=40, deadline=None)

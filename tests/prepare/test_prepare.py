@@ -290,7 +290,7 @@ class TestBadInput:
         nan[0, 0, 0] = np.nan
         write_nifti(tmp_path / "images/c.nii.gz", nan)
         shifted = AFFINE.copy()
-        shifted[0, 3] += 3
+        shifted[0, 3] += 300
         write_nifti(tmp_path / "labels/d.nii.gz", box_labels(), shifted)
 
     @pytest.mark.parametrize("workers", [1, 2])
@@ -305,7 +305,7 @@ class TestBadInput:
         assert set(cases(out)) == {"a", "e"}
         failed = {entry["name"]: entry["reason"] for entry in read_manifest(out)["failed"]}
         assert set(failed) == {"b", "c", "d"}
-        assert "lies elsewhere" in failed["d"]
+        assert "no label lies within the image" in failed["d"]
         write_set(tmp_path, NAMES)
         summary = run(tmp_path, out)
         assert (summary.built, summary.up_to_date) == (3, 2)
