@@ -169,8 +169,9 @@ def read_labels(
     if source.kind != "file":
         from medsam2_ft.io.masks import read_frame_masks, read_parts
 
-        read_many = read_parts if source.kind == "parts" else read_frame_masks
-        return read_many(source.all_files, values)
+        if source.kind == "parts":
+            return read_parts(source.all_files, values, source.names)
+        return read_frame_masks(source.all_files, values)
     suffix = _suffix_or_dicom(path, LABEL_SUFFIXES, "a label volume")
     if suffix == ".npz":
         return _read_npz_labels(path)

@@ -1,6 +1,6 @@
 """Masks from files: one file, one file for each object or label, one picture for each frame."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -141,7 +141,9 @@ class _PartReader:
         return np.asarray(labels.maps[0] != 0)
 
 
-def read_parts(files: Sequence[Path], values: LabelValues) -> LabelVolume:
+def read_parts(
+    files: Sequence[Path], values: LabelValues, names: Sequence[str] = ()
+) -> LabelVolume:
     """Reads one label file for each object or each label of an image.
 
     The files are read one after the other. Parts that overlap go to further maps.
@@ -150,6 +152,7 @@ def read_parts(files: Sequence[Path], values: LabelValues) -> LabelVolume:
         files: Label files of one grid; their order does not matter.
         values: ``parts`` says what the files are, ``part_names`` gives names their ids; the other
             fields say how values become masks.
+        names: What each file is, where its stem does not say it.
 
     Returns:
         Maps, the names of labels, and notes: files without foreground, and where ids follow from
@@ -161,23 +164,25 @@ def read_parts(files: Sequence[Path], values: LabelValues) -> LabelVolume:
     """
     if not files:
         raise UserError("a segmentation in parts needs at least one file; give the label files")
-    numbered = _numbered([Path(file) for file in files], values)
+    files = [Path(file) for file in files]
+    called = dict(zip(files, names or map(file_stem, files), strict=True))
+    numbered = _numbered(called, values)
     reader = _PartReader(values)
     first = reader.read(numbered[0][1])
     z, y, x = first.shape
     maps = pack_masks((z, y, x), _masks(reader, first, numbered))
-    names, notes = {}, list(reader.notes)
+    label_names, notes = {}, list(reader.notes)
     if reader.empty:
         notes.append(f"{len(reader.empty)} parts are empty ({_listed(reader.empty)})")
     if values.parts == "labels":
-        names = {label: file_stem(file) for label, file in numbered}
+        label_names = {label: called[file] for label, file in numbered}
         if not values.part_names:
             notes.append(
                 f"label ids follow the names of this case's {len(files)} files; give the names in "
                 "a fixed order if other cases have other files"
             )
     geometry = reader.grid[1] if reader.grid else Geometry()
-    return LabelVolume(maps, names, geometry, reader.has_geometry, tuple(notes))
+    return LabelVolume(maps, label_names, geometry, reader.has_geometry, tuple(notes))
 
 
 def _masks(
@@ -191,15 +196,16 @@ def _masks(
             yield label - (len(reader.empty) if objects else 0), mask
 
 
-def _numbered(files: Sequence[Path], values: LabelValues) -> list[tuple[int, Path]]:
-    """Files in reading order with label ids from 1."""
+def _numbered(called: Mapping[Path, str], values: LabelValues) -> list[tuple[int, Path]]:
+    """Files, given with their names, in reading order with label ids from 1."""
+    files = list(called)
     if len(files) > MAX_LABEL_ID:
         raise UserError(f"{files[0].parent}: {len(files)} parts; at most {MAX_LABEL_ID} fit")
     if values.parts == "objects":
         return list(enumerate(sorted(files, key=natural_key), start=1))
     stems: dict[str, Path] = {}
-    for file in files:
-        other = stems.setdefault(file_stem(file), file)
+    for file, name in called.items():
+        other = stems.setdefault(name, file)
         if other is not file:
             raise UserError(f"{file}: has the label name of {other}; keep one of the two")
     order = values.part_names or tuple(sorted(stems))

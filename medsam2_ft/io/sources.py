@@ -18,11 +18,13 @@ class Source:
             series or one video as frames. ``series``: the DICOM files of one series, in any order.
             ``frames``: one picture for each frame of a video. ``parts``: one label file for each
             object or each label.
+        names: For parts: what each file is, where its stem does not say it.
     """
 
     path: Path
     files: tuple[Path, ...] = ()
     kind: SourceKind = "file"
+    names: tuple[str, ...] = ()
 
     @property
     def all_files(self) -> tuple[Path, ...]:

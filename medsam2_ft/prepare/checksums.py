@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import file_suffix
@@ -29,22 +29,42 @@ def source_checksums(pair: Pair) -> dict[str, str]:
 
     Args:
         pair: Image and label. The label's path is prefixed with ``labels:``, because it may equal
-            the image's.
+            the image's. The files of a series, of a video or of parts have one checksum together.
 
     Raises:
         UserError: A file is missing or cannot be read.
     """
     checksums = {}
     for prefix, file in (("", pair.image), ("labels:", pair.label)):
-        if file is not None:
-            for path in _parts(file, with_labels=not prefix and pair.label is None):
-                key = prefix + (file.relative.parent / _relative(path, file)).as_posix()
-                try:
-                    checksums[key] = sha256_of(path)
-                except OSError as error:
-                    reason = error.strerror or str(error)
-                    raise UserError(f"{path}: cannot be read ({reason})") from error
+        if file is None:
+            continue
+        if file.source.files:
+            key = prefix + pair.veil.path(file.relative).as_posix()
+            checksums[key] = _together(file)
+            continue
+        for path in _parts(file, with_labels=not prefix and pair.label is None):
+            relative = PurePath(file.relative.parent / _relative(path, file))
+            checksums[prefix + pair.veil.path(relative).as_posix()] = _checked(path)
     return checksums
+
+
+def _together(file: SourceFile) -> str:
+    """One checksum for the files of a source: a series has hundreds, whose names may identify."""
+    source = file.source
+    digests = [_checked(path) for path in source.files]
+    if source.kind == "series":
+        lines = sorted(digests)  # neither their order nor their names matter
+    else:
+        names = source.names or [path.name for path in source.files]
+        lines = [f"{digest} {name}" for digest, name in zip(digests, names, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _checked(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _relative(path: Path, file: SourceFile) -> Path:

@@ -1,7 +1,7 @@
 """What a file's name says: its stem, its words, and whether it looks like a label file."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePath
 
 from medsam2_ft.io.atomic import file_stem, file_suffix
@@ -42,14 +42,28 @@ def case_name(relative: PurePath) -> str:
         in file names (spaces, brackets, ...) become ``-``.
     """
     stem = file_stem(Path(relative.name))
+    return tidy_name("_".join((*without_roles(relative.parts[:-1]), stem)))
+
+
+def tidy_name(text: str) -> str:
+    """Returns ``text`` with ``-`` for runs of characters that are awkward in file names."""
+    return _AWKWARD.sub("-", text)
+
+
+def without_roles(parts: Iterable[str]) -> tuple[str, ...]:
+    """Returns folders without those that say what lies in them, such as ``images``."""
     roles = IMAGE_FOLDERS | LABEL_FOLDERS
-    folders = [part for part in relative.parts[:-1] if part.lower() not in roles]
-    return _AWKWARD.sub("-", "_".join((*folders, stem)))
+    return tuple(part for part in parts if part.lower() not in roles)
 
 
 def words_of(relative: PurePath) -> tuple[str, ...]:
     """Returns the words of ``case_name`` in lower case: ``sub-spleen2_ct`` -> sub, spleen2, ct."""
-    return tuple(word for word in _SEPARATORS.split(case_name(relative).lower()) if word)
+    return split_words(case_name(relative))
+
+
+def split_words(name: str) -> tuple[str, ...]:
+    """Returns the words of a name in lower case."""
+    return tuple(word for word in _SEPARATORS.split(name.lower()) if word)
 
 
 def without_trailing(words: tuple[str, ...], drop: Collection[str]) -> tuple[str, ...]:

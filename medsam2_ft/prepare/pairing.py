@@ -1,18 +1,25 @@
-"""Finds the source files and says which label file belongs to which image."""
+"""Finds the images of an input and says which segmentation belongs to which."""
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.io import LABEL_SUFFIXES, VOLUME_SUFFIXES, file_suffix
-from medsam2_ft.io.sources import Source
-from medsam2_ft.prepare.naming import case_name, looks_like_label, runs_of, without_channel
+from medsam2_ft.io import LABEL_SUFFIXES, VOLUME_SUFFIXES
+from medsam2_ft.prepare.discover import Listing, images_of, labels_of, list_sources
+from medsam2_ft.prepare.matching import Found, Match, find_images, find_labels, match, titled
+from medsam2_ft.prepare.naming import looks_like_label, tidy_name
+from medsam2_ft.prepare.patients import Veil, make_veil
+from medsam2_ft.prepare.patterns import OBJECT, PATIENT, Pattern, parse_pattern
+from medsam2_ft.prepare.rules import pair_by_rules
 from medsam2_ft.prepare.sources import SourceFile
 
 ANY_FILE = "**/*"
-_SHOWN = 3  # how many files a message names
+
+
+class NothingFoundError(UserError):
+    """No file of the input matches."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +27,21 @@ class Pair:
     """One case to be made.
 
     Attributes:
-        name: Name of the case and stem of its npz file.
-        image: Image file.
-        label: Its label file; None where none was found (an npz may hold its own).
+        name: Name of the case and stem of its npz file, without identifiers.
+        image: Image.
+        label: Its segmentation; None where none was found (an npz may hold its own).
+        patient: What tells the patient, by DICOM (hashed) or by ``{patient}``; empty where nothing
+            does.
+        parts: What the files of a label in parts are.
+        veil: Keeps identifiers out of what is written.
     """
 
     name: str
     image: SourceFile
     label: SourceFile | None
+    patient: str = ""
+    parts: Literal["labels", "objects"] = "labels"
+    veil: Veil = field(default_factory=Veil)
 
 
 @dataclass(frozen=True)
@@ -37,148 +51,207 @@ class Sources:
     Attributes:
         pairs: One entry per image, sorted by name.
         unused_labels: Label files that belong to no image, relative to their folder, sorted.
+        left_out: DICOM series of another modality than the one that was asked for.
+        veil: Keeps identifiers out of what is written.
     """
 
     pairs: tuple[Pair, ...]
     unused_labels: tuple[str, ...]
-
-
-# An image and a label file fit where they share a key.
-_Keys = Callable[[SourceFile], Iterable[Hashable]]
-
-
-def _folder(file: SourceFile) -> list[Hashable]:
-    parent = file.relative.parent
-    return [] if parent == PurePath() else [parent]
-
-
-def _prefixes(file: SourceFile) -> list[Hashable]:
-    return [file.words[:end] for end in range(1, len(file.words) + 1)]
-
-
-# Keys of an image and of a label, from the strictest rule to the loosest; the first that fits
-# decides, and a label that it took is not offered to the rules after it.
-_RULES: tuple[tuple[_Keys, _Keys], ...] = (
-    (lambda image: [image.words], lambda label: [label.words]),
-    (lambda image: [image.stem], lambda label: [label.stem]),
-    (lambda image: [without_channel(image.stem)], lambda label: [label.stem]),
-    (lambda image: [image.stem], _prefixes),
-    (lambda image: [image.bare], lambda label: [label.bare]),
-    (lambda image: [image.bare], lambda label: runs_of(label.words)),
-    (lambda image: runs_of(image.words), lambda label: [label.bare]),
-    (_folder, _folder),
-)
+    left_out: tuple[str, ...] = ()
+    veil: Veil = field(default_factory=Veil)
 
 
 def find_sources(
-    images: Path, labels: Path, *, image_glob: str, label_glob: str, exclude: Path
+    images: Path,
+    labels: Path | None,
+    *,
+    image_glob: str,
+    label_glob: str,
+    exclude: Path,
+    modality: str | None = None,
 ) -> Sources:
     """Finds images and labels and pairs them.
 
     Args:
         images: Folder or single file.
-        labels: Folder or single file. The image folder again where labels lie beside the images:
-            then a label file is one whose name says so (seg, mask, label, gt, ...).
+        labels: Folder or single file. None, or the image folder again, where labels lie beside
+            the images: then a label file is one whose name says so (seg, mask, label, gt, ...), or
+            a DICOM segmentation.
         image_glob: Which files below ``images`` count.
         label_glob: Which files below ``labels`` count.
         exclude: Folder that is not searched (the output).
+        modality: DICOM series that state another one are left out.
 
     Returns:
-        The pairs, and the label files that were left over.
+        The pairs, and what was left over.
 
     Raises:
-        UserError: An input does not exist or holds nothing readable, several label files fit one
-            image, or two images would make cases of the same name.
+        NothingFoundError: No image matches.
+        UserError: An input does not exist, no label file matches, several fit one image, or two
+            images would make cases of the same name.
     """
-    found = _find(images, image_glob, exclude, "image")
-    label_files = _find_labels(images, labels, label_glob, exclude)
-    taken = {file.path.resolve() for file in label_files}
-    beside = images.is_dir() and labels.resolve() == images.resolve() and image_glob == ANY_FILE
-    image_files = [
-        file
-        for file in found
-        if file.path.resolve() not in taken and not (beside and looks_like_label(file.relative))
-    ]
-    if not image_files:
+    image_pattern = parse_pattern(image_glob, "--image_glob")
+    label_pattern = parse_pattern(label_glob, "--label_glob")
+    if label_pattern.names and not image_pattern.names:
         raise UserError(
-            f"{images}: every file counts as a label file by its name; say which are images with "
+            f"--label_glob {label_glob!r} has placeholders; use them in --image_glob, too, such as "
+            "'{case}/image.nii.gz' and '{case}/mask.nii.gz'"
+        )
+    beside = labels is None or labels.resolve() == images.resolve()
+    listing = list_sources(images, image_pattern.glob, exclude, "image")
+    same = beside and (images.is_file() or label_pattern.glob == image_pattern.glob)
+    other = (
+        listing if same else list_sources(labels or images, label_pattern.glob, exclude, "label")
+    )
+    found_labels = (
+        []
+        if beside and images.is_file()
+        else _labels(other, label_pattern, image_pattern, beside=beside)
+    )
+    found_images = _images(listing, images, image_pattern, found_labels, beside=beside)
+    kept, left_out = _of_modality(found_images, modality, images)
+    offered = _not_of(left_out, kept, found_labels)
+    if not beside and not found_labels:
+        raise UserError(_no_match(labels or images, "label", label_pattern))
+    matches = _paired(kept, offered, image_pattern, label_pattern)
+    veil = make_veil(exclude, _patients((listing, other)))
+    pairs = [_pair(entry, veil, label_pattern) for entry in matches]
+    _check_names(pairs)
+    used = {path for entry in matches if entry.label for path in _paths(entry.label)}
+    unused = {
+        veil.path(file.relative).as_posix()
+        for found in offered
+        for file in found.pieces.values() or (found.file,)
+        if file.path not in used
+    }
+    return Sources(
+        tuple(sorted(pairs, key=lambda pair: pair.name)),
+        tuple(sorted(unused)),
+        tuple(sorted(f"{veil.text(f.file.case)} ({_stated(f.file)})" for f in left_out)),
+        veil,
+    )
+
+
+def _labels(listing: Listing, pattern: Pattern, images: Pattern, *, beside: bool) -> list[Found]:
+    files = labels_of(listing)
+    # Where nothing else tells them apart, the name does; a DICOM header always does.
+    if beside and pattern.text in (ANY_FILE, images.text):
+        files = [f for f in files if f.series is not None or looks_like_label(f.relative)]
+    return find_labels(files, pattern) if pattern.names else [Found(f, ({},)) for f in files]
+
+
+def _images(
+    listing: Listing, root: Path, pattern: Pattern, labels: Sequence[Found], *, beside: bool
+) -> list[Found]:
+    files = images_of(listing)
+    if not files:
+        raise NothingFoundError(_no_match(root, "image", pattern))
+    taken = {path.resolve() for found in labels for path in _paths(found)}
+    by_name = beside and pattern.text == ANY_FILE and not root.is_file()
+    files = [
+        file
+        for file in files
+        if file.path.resolve() not in taken
+        and not (by_name and file.series is None and looks_like_label(file.relative))
+    ]
+    found = find_images(files, pattern) if pattern.names else [Found(f, ({},)) for f in files]
+    if files and not found:
+        raise NothingFoundError(_no_match(root, "image", pattern))
+    if not found:
+        raise UserError(
+            f"{root}: every file counts as a label file by its name; say which are images with "
             "--image_glob and which are labels with --label_glob"
         )
-    alone = len(image_files) == len(label_files) == 1
-    chosen = {image_files[0]: label_files[0]} if alone else _pair(image_files, label_files)
-    pairs = [Pair(case_name(file.relative), file, chosen.get(file)) for file in image_files]
-    _check_names(pairs)
-    used = set(chosen.values())
-    unused = sorted(file.relative.as_posix() for file in label_files if file not in used)
-    return Sources(tuple(sorted(pairs, key=lambda pair: pair.name)), tuple(unused))
+    return found
 
 
-def _find_labels(
-    images: Path, labels: Path | None, pattern: str, exclude: Path
-) -> list[SourceFile]:
-    beside = labels is None or labels.resolve() == images.resolve()
-    if beside and images.is_file():
-        return []
-    files = _find(labels or images, pattern, exclude, "label")
-    if beside and pattern == ANY_FILE:
-        return [file for file in files if looks_like_label(file.relative)]
-    return files
+def _no_match(root: Path, role: str, pattern: Pattern) -> str:
+    known = " ".join(VOLUME_SUFFIXES if role == "image" else LABEL_SUFFIXES)
+    if root.is_file():
+        return f"{root}: unknown {role} format; known are {known}"
+    return f"{root}: no {role} matches --{role}_glob {pattern.text!r}; known formats are {known}"
 
 
-def _find(source: Path, pattern: str, exclude: Path, role: str) -> list[SourceFile]:
-    """Lists readable files below ``source``, sorted; hidden files and ``exclude`` are left out."""
-    suffixes = VOLUME_SUFFIXES if role == "image" else LABEL_SUFFIXES
-    if source.is_file():
-        if file_suffix(source) not in suffixes:
-            raise UserError(f"{source}: unknown {role} format; known are {' '.join(suffixes)}")
-        return [SourceFile(Source(source), PurePath(source.name))]
-    if not source.is_dir():
-        raise UserError(f"{source}: there is no such {role} file or folder")
-    skip = exclude.resolve()
-    files = []
-    for path in sorted(source.glob(pattern)):
-        relative = path.relative_to(source)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if hidden or file_suffix(path) not in suffixes or not path.is_file():
-            continue
-        if skip not in path.resolve().parents:
-            files.append(SourceFile(Source(path), PurePath(relative)))
-    if not files:
+def _paths(found: Found) -> list[Path]:
+    """Every file of a segmentation."""
+    return [file.path for file in found.pieces.values()] or [found.file.path]
+
+
+def _stated(file: SourceFile) -> str | None:
+    return None if file.series is None else file.series.modality
+
+
+def _of_modality(
+    images: Sequence[Found], modality: str | None, root: Path
+) -> tuple[list[Found], list[Found]]:
+    """Images that may have ``modality``, and DICOM series that say that they have another."""
+    fits: list[Found] = []
+    left_out: list[Found] = []
+    for found in images:
+        suits = modality is None or _stated(found.file) in (None, modality)
+        (fits if suits else left_out).append(found)
+    if not fits:
+        stated = sorted({str(_stated(found.file)) for found in left_out})
         raise UserError(
-            f"{source}: no {role} matches --{role}_glob {pattern!r}; known formats are "
-            f"{' '.join(suffixes)}"
+            f"{root}: no DICOM series states {modality}, they state {' and '.join(stated)}; give "
+            f"--modality {stated[0]}, or leave the option out"
         )
-    return files
+    return fits, left_out
 
 
-def _pair(
-    images: Sequence[SourceFile], labels: Sequence[SourceFile]
-) -> dict[SourceFile, SourceFile]:
-    chosen: dict[SourceFile, SourceFile] = {}
-    for image_keys, label_keys in _RULES:
-        taken = set(chosen.values())
-        index: dict[Hashable, list[SourceFile]] = defaultdict(list)
-        for label in labels:
-            if label not in taken:
-                for key in label_keys(label):
-                    index[key].append(label)
-        for image in images:
-            if image not in chosen:
-                fits = list(dict.fromkeys(f for key in image_keys(image) for f in index[key]))
-                _check_one(image, fits)
-                if fits:
-                    chosen[image] = fits[0]
-    return chosen
+def _not_of(
+    left_out: Iterable[Found], kept: Iterable[Found], labels: Sequence[Found]
+) -> list[Found]:
+    """Labels without those that refer to series which are left out."""
+    others, own = (
+        {found.file.series.uid for found in images if found.file.series is not None}
+        for images in (left_out, kept)
+    )
+
+    def of_others(found: Found) -> bool:
+        referred = found.file.series.refers_to if found.file.series is not None else frozenset()
+        return bool(referred & others) and not referred & own
+
+    return [found for found in labels if not of_others(found)]
 
 
-def _check_one(image: SourceFile, fits: Sequence[SourceFile]) -> None:
-    if len(fits) > 1:
-        named = ", ".join(file.relative.as_posix() for file in fits[:_SHOWN])
-        more = f" and {len(fits) - _SHOWN} more" if len(fits) > _SHOWN else ""
-        raise UserError(
-            f"{image.path}: {len(fits)} label files fit this image ({named}{more}); choose with "
-            "--label_glob, or name each label file like its image"
-        )
+def _paired(
+    images: Sequence[Found], labels: Sequence[Found], image: Pattern, label: Pattern
+) -> list[Match]:
+    if label.names:
+        return match(images, labels, image, label)
+    named = {titled(found, found.readings[0], image): found for found in images}
+    by_file = {found.file: found for found in labels}
+    chosen = pair_by_rules(list(named), list(by_file))
+    return [
+        Match(file, found.readings[0], by_file[chosen[file]] if file in chosen else None)
+        for file, found in named.items()
+    ]
+
+
+def _pair(entry: Match, veil: Veil, label_pattern: Pattern) -> Pair:
+    image = entry.image
+    return Pair(
+        name=tidy_name(veil.text(image.case)),
+        image=image,
+        label=None if entry.label is None else entry.label.file,
+        patient=_patient(entry, veil),
+        parts="objects" if OBJECT in label_pattern.names else "labels",
+        veil=veil,
+    )
+
+
+def _patient(entry: Match, veil: Veil) -> str:
+    """What tells the patient: the placeholder, else the header."""
+    series = entry.image.series
+    known = entry.reading.get(PATIENT) or (series.patient if series is not None else "")
+    return veil.patient(known) if known and veil.patients is not None else known
+
+
+def _patients(listings: Iterable[Listing]) -> list[str] | None:
+    """Every PatientID, None where there is no DICOM file."""
+    series = [entry for listing in listings for entry in listing.series]
+    return [entry.patient for entry in series] if series else None
 
 
 def _check_names(pairs: Iterable[Pair]) -> None:

@@ -1,0 +1,143 @@
+"""Patients of DICOM files: told apart by salted hashes, never named in an output file."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePath
+
+from medsam2_ft.errors import UserError
+from medsam2_ft.io.atomic import sync_and_replace, temporary_beside, write_failure
+
+SALT = ".patient_salt"
+"""File in the output folder. Who has it can test whether a given id is in the manifest."""
+_SALT_BYTES = 32
+_SHOWN_DIGITS = 12
+
+_UID = r"\d+(?:\.\d+){4,}"
+_DATE = (
+    r"(?<!\d)(?:19|20)\d\d(?P<a>[-._]?)(?:0[1-9]|1[0-2])(?P=a)(?:0[1-9]|[12]\d|3[01])(?!\d)"
+    r"|(?<!\d)\d\d(?P<b>[-._])\d\d(?P=b)(?:19|20)\d\d(?!\d)"
+)
+
+
+@dataclass(frozen=True)
+class Veil:
+    """Puts salted hashes in the place of identifiers in names and messages.
+
+    Attributes:
+        salt: Makes the hashes useless to who does not have it.
+        patients: Every PatientID of the input; without any DICOM file None, and nothing changes.
+    """
+
+    salt: bytes = field(default=b"", repr=False)
+    patients: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def digest(self, text: str) -> str:
+        """Returns 12 hexadecimal digits of the sha256 of salt and text."""
+        return hashlib.sha256(self.salt + text.encode()).hexdigest()[:_SHOWN_DIGITS]
+
+    def patient(self, patient_id: str) -> str:
+        """Returns what stands for a patient, such as ``p1f2e3d4c5b6``."""
+        return f"p{self.digest(_plain(patient_id))}"
+
+    def text(self, text: str) -> str:
+        """Returns ``text`` with hashes for PatientIDs, DICOM UIDs and dates.
+
+        A PatientID counts where it stands as a word of its own, whatever separates its pieces
+        (``STS_008``, ``sts-008``).
+        """
+        return text if self.patients is None else self._pattern.sub(self._replaced, text)
+
+    def path(self, path: PurePath) -> PurePath:
+        """Returns ``path`` with ``text`` applied to it."""
+        return PurePath(*map(self.text, path.parts))
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        spelled = {_spelling(patient) for patient in self.patients or ()} - {""}
+        words = sorted(spelled, key=lambda pattern: (-len(pattern), pattern))
+        found = [rf"(?P<patient>(?<![^\W_])(?:{'|'.join(words)})(?![^\W_]))"] if words else []
+        return re.compile("|".join([*found, rf"(?:{_UID})", _DATE]), re.IGNORECASE)
+
+    def _replaced(self, match: re.Match[str]) -> str:
+        if match.groupdict().get("patient"):
+            return self.patient(match.group())
+        return f"x{self.digest(match.group())}"
+
+
+def _plain(patient_id: str) -> str:
+    return re.sub(r"[\W_]+", "", patient_id).lower()
+
+
+def _spelling(patient_id: str) -> str:
+    words = [re.escape(word) for word in re.split(r"[\W_]+", patient_id) if word]
+    return r"(?:[^\w/]|_)*".join(words)
+
+
+def make_veil(out: Path, patients: Iterable[str] | None) -> Veil:
+    """Makes the veil for an input.
+
+    Args:
+        out: Output folder; its salt is used where it has one.
+        patients: Every PatientID of the input, empty ones included; None without DICOM files.
+
+    Raises:
+        UserError: The salt cannot be read.
+    """
+    if patients is None:
+        return Veil()
+    return Veil(_read_salt(out) or secrets.token_bytes(_SALT_BYTES), tuple(sorted(set(patients))))
+
+
+def keep_salt(out: Path, veil: Veil) -> None:
+    """Stores the salt, readable by its owner alone, so that the next run gives the same hashes.
+
+    Args:
+        out: Output folder, locked.
+        veil: Of this run; without DICOM files nothing is stored.
+
+    Raises:
+        UserError: It cannot be written, or another run has stored another one meanwhile.
+    """
+    if veil.patients is None:
+        return
+    path = out / SALT
+    stored = _read_salt(out)
+    if stored is None:
+        _write_secret(path, veil.salt.hex() + "\n")
+    elif stored != veil.salt:
+        raise UserError(f"{path}: was written by another run meanwhile; run the command again")
+
+
+def _write_secret(path: Path, text: str) -> None:
+    temporary = temporary_beside(path)
+    try:
+        temporary.touch(mode=0o600, exist_ok=False)
+        temporary.write_text(text, encoding="ascii")
+        sync_and_replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise write_failure(path, error) from error
+
+
+def _read_salt(out: Path) -> bytes | None:
+    path = out / SALT
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        salt = bytes.fromhex(text)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: the salt of the patients' hashes cannot be read ({error}); restore it, or "
+            "give another output folder"
+        ) from error
+    if len(salt) != _SALT_BYTES:
+        raise UserError(
+            f"{path}: holds {len(salt)} bytes, not {_SALT_BYTES}; restore it, or give another "
+            "output folder"
+        )
+    return salt
