@@ -77,7 +77,7 @@ def labels_on_grid(
         labels = LabelVolume(stored.label_maps, stored.label_names, image.geometry)
     else:
         file = pair.label or pair.image  # an HDF5 file holds both
-        values = _values(settings) if file.source.kind == "parts" else settings.values
+        values = _values(pair, settings) if file.source.kind == "parts" else settings.values
         labels = read_labels(file.source, values, like=image)
         labels = _expect_any(labels)
         labels = on_image_grid(image, labels, str(pair.image.path), str(file.path))
@@ -90,12 +90,12 @@ def _expect_any(labels: LabelVolume) -> LabelVolume:
     return labels
 
 
-def _values(settings: Settings) -> LabelValues:
-    """The values for one file per label: the names of the ids are the names of the files."""
+def _values(pair: Pair, settings: Settings) -> LabelValues:
+    """The values for several files: the names of label ids are the names of the files."""
+    if "objects" in (pair.parts, settings.values.parts):
+        return replace(settings.values, parts="objects")
     names = settings.label_names
-    if settings.values.parts != "labels" or not names:
-        return settings.values
-    in_order = tuple(names.get(label, "") for label in range(1, max(names) + 1))
+    in_order = tuple(names.get(label, "") for label in range(1, max(names, default=0) + 1))
     return replace(settings.values, part_names=in_order)
 
 
