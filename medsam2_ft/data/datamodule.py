@@ -21,7 +21,6 @@ from medsam2_ft.data.progress import TrainingProgress
 from medsam2_ft.data.sampler import FixedBatches, TrainBatches
 from medsam2_ft.data.sets import named_folders
 from medsam2_ft.data.splits import Split
-from medsam2_ft.errors import UserError
 from medsam2_ft.prepare.splits import check_shares
 from medsam2_ft.types import Case
 
@@ -122,6 +121,7 @@ class SliceDataModule(LightningDataModule):
         self.negative_share = negative_share
         self.augmentation = (augmentation or AugmentConfig()) if augment else None
         self.seed = seed
+        self.regions = regions
         self._negative_probability = 0.0
         self._train_batches: TrainBatches | None = None
         self._progress = TrainingProgress()
@@ -160,11 +160,6 @@ class SliceDataModule(LightningDataModule):
     def volumes(self, split: Split) -> list[NamedCase]:
         """Returns the labelled volumes and videos of a split; its images where it has no others."""
         return self.library.volumes(split)
-
-    @property
-    def regions(self) -> bool:
-        """Whether regions are objects of their own."""
-        return self.library.regions
 
     @property
     def batches_per_epoch(self) -> int:

@@ -1,6 +1,7 @@
 """The cases of all data sets by split, in their stores, with what they say about themselves."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,18 +98,20 @@ class CaseLibrary:
         )
 
     def cases_to_predict(self) -> list[NamedCase]:
-        """Returns the test cases or, where there are none, all cases; with labels or without."""
+        """Returns the test cases or, where there are none, all cases; with labels or without.
+
+        Files of one name in several folders of a data set are called by their folder, too.
+        """
         found = {name: self._find(folder) for name, folder in self.folders.items()}
-        tests = any(splits.get("test") for splits in found.values())
-        return [
-            self._named(data_set, path)
-            for data_set, by_split in found.items()
-            for path in (
-                by_split.get("test", [])
-                if tests
-                else sorted(p for s in by_split.values() for p in s)
-            )
-        ]
+        tests = any(by_split["test"] for by_split in found.values())
+        cases = []
+        for name, by_split in found.items():
+            paths = by_split["test"] if tests else sorted(p for s in by_split.values() for p in s)
+            stems = Counter(path.stem for path in paths)
+            for path in paths:
+                below = path.relative_to(self.folders[name]).with_suffix("").as_posix()
+                cases.append(self._named(name, path, path.stem if stems[path.stem] == 1 else below))
+        return cases
 
     def volumes(self, split: Split) -> list[NamedCase]:
         """Returns the volumes and videos of a split or, where there are none, its images.
@@ -119,10 +122,10 @@ class CaseLibrary:
         self.load([split])
         every = [(name, case) for name, cases in self._cases[split].items() for case in cases]
         deep = [(name, case) for name, case in every if case.facts.depth > 1]
-        return [self._named(name, case.path) for name, case in deep or every]
+        return [self._named(name, case.path, case.path.stem) for name, case in deep or every]
 
-    def _named(self, data_set: str, path: Path) -> NamedCase:
-        return NamedCase(path.stem if len(self.folders) == 1 else f"{data_set}/{path.stem}", path)
+    def _named(self, data_set: str, path: Path, name: str) -> NamedCase:
+        return NamedCase(name if len(self.folders) == 1 else f"{data_set}/{name}", path)
 
     def forget(self) -> None:
         """Makes the next ``load`` look at the files again."""
