@@ -193,8 +193,8 @@ def test_lone_label_files_that_are_refused(tmp_path: Path, arrays: Any, message:
 
 
 def test_suffixes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"\.png is not an image; use .*\.nii\.gz"):
-        read_volume(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"\.svg is not an image; use .*\.nii\.gz"):
+        read_volume(tmp_path / "x.svg")
     with pytest.raises(UserError, match="no suffix"):
         write_volume(tmp_path / "x", Volume(GRAY))
     with pytest.raises(UserError, match="is a segmentation, not an image"):
