@@ -57,13 +57,16 @@ __all__ = [
 ]
 
 
-def read_volume(source: Path | str | Source, key: str | None = None) -> Volume:
+def read_volume(
+    source: Path | str | Source, key: str | None = None, channel: int | None = None
+) -> Volume:
     """Reads an image with its geometry.
 
     Args:
         source: A file, a folder with one DICOM series or one video as frames, or the files that
             make one image.
         key: Path of the image inside an HDF5 file, if it is not found by its name.
+        channel: Which channel or time point of a 4-D volume, from 0; None where there is one.
 
     Returns:
         The values as stored (scaled where the header says so), ``(z, y, x)`` or, for colour,
@@ -74,7 +77,12 @@ def read_volume(source: Path | str | Source, key: str | None = None) -> Volume:
             geometry, or more values than ``MEDSAM2FT_MAX_VOXELS`` allows.
     """
     source = as_source(source)
-    volume = _read_any_volume(source, key)
+    if channel is None:
+        volume = _read_any_volume(source, key)
+    else:
+        from medsam2_ft.io.channels import read_channel
+
+        volume = read_channel(source.path, channel)
     check_image_shape(str(source.path), volume.array.shape)
     finite_range(str(source.path), volume.array)
     return volume

@@ -86,7 +86,8 @@ def _read(
 ) -> tuple[Case, LabelVolume, list[str]]:
     """The case without labels, the labels as the file has them on its grid, and notes."""
     if stored is None:
-        source = read_volume(pair.image.source, settings.image_key)
+        source = read_volume(pair.image.source, settings.image_key, settings.channel)
+        source = replace(source, is_video=source.is_video or settings.video)
     else:
         known = stored.geometry != Geometry()
         source = Volume(stored.image, stored.geometry, known, stored.is_video, stored.modality)

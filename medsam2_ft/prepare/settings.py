@@ -31,6 +31,8 @@ class Settings:
         values: How the values of label files become ids.
         image_key: Path of the image inside an HDF5 file, if it is not found by its name.
         slices: Which way slices lie.
+        channel: Which channel or time point of 4-D images is taken.
+        video: Whether the third axis of volumes is time.
     """
 
     modality: Modality | None
@@ -41,6 +43,8 @@ class Settings:
     values: LabelValues = AUTO
     image_key: str | None = None
     slices: Slices = "stored"
+    channel: int | None = None
+    video: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as plain JSON types, and the version of the rules behind them."""
@@ -58,6 +62,8 @@ def make_settings(
     label_names: Path | None,
     label_rules: Path | Mapping[str, Any] | None = None,
     slices: Slices = "stored",
+    channel: int | None = None,
+    video: bool = False,
 ) -> Settings:
     """Checks the options, reads the label rules and the label names.
 
@@ -68,6 +74,8 @@ def make_settings(
         label_names: See ``read_label_names``; these names win over those of the rules.
         label_rules: See ``read_label_rules``.
         slices: Which way slices lie.
+        channel: Which channel or time point of 4-D images is taken, from 0.
+        video: Whether the third axis of volumes is time.
 
     Raises:
         UserError: An option is out of range, two options contradict each other, or a file cannot
@@ -78,6 +86,10 @@ def make_settings(
     rules = LabelRules() if label_rules is None else read_label_rules(label_rules)
     cleanup = joined(rules.cleanup, cleanup)
     check_cleanup(cleanup)
+    if channel is not None and channel < 0:
+        raise UserError(f"--channel is {channel}; channels are counted from 0")
+    if video and slices != "stored":
+        raise UserError(f"--video and --slices {slices} contradict each other; choose one")
     names, regions = ({}, {}) if label_names is None else read_label_names(label_names)
     return Settings(
         modality=modality,
@@ -88,6 +100,8 @@ def make_settings(
         values=rules.values,
         image_key=rules.image_key,
         slices=slices,
+        channel=channel,
+        video=video,
     )
 
 
