@@ -48,8 +48,9 @@ class ModalityMeans(Metric):
         of_modality = torch.nn.functional.one_hot(modality, len(MODALITY_NAMES)).bool().T
         # Not scattered additions: the same sum every time on a GPU.
         own = of_modality[:, :, None] & counted
-        self.sums += torch.where(own, table, 0.0).sum(dim=1)
-        self.counts += own.sum(dim=1)
+        # Not in place either: Lightning validates now in inference mode, now without.
+        self.sums = self.sums + torch.where(own, table, 0.0).sum(dim=1)
+        self.counts = self.counts + own.sum(dim=1)
 
     def compute(self) -> dict[str, float]:
         """Returns ``<quantity>`` and ``<modality>/<quantity>`` of all processes.
