@@ -31,6 +31,8 @@ class Cleanup:
         drop_labels: Ids that become background.
         keep: Ids that stay, all others become background; None: all stay.
         merge: New id -> the ids that it is made of, after those that go are gone.
+        ids_by_name: Name in the file -> id that its label gets, in place of ``keep``,
+            ``drop_labels`` and ``merge``; labels of other names become background.
         min_voxels_3d: Smallest number of voxels that a 26-connected object of one label may have.
         min_pixels_2d: Smallest number of pixels that an 8-connected part of a label may have in a
             slice.
@@ -40,6 +42,7 @@ class Cleanup:
     drop_labels: tuple[int, ...] = ()
     keep: tuple[int, ...] | None = None
     merge: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    ids_by_name: Mapping[str, int] = field(default_factory=dict)
     min_voxels_3d: int = 0
     min_pixels_2d: int = 0
     instances_of: tuple[int, ...] = ()

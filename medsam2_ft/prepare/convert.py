@@ -20,6 +20,7 @@ from medsam2_ft.prepare.labels import (
     labels_on_grid,
     names_of,
     regions_of,
+    rules_for,
 )
 from medsam2_ft.prepare.pairing import Pair
 from medsam2_ft.prepare.settings import Settings
@@ -49,7 +50,8 @@ def make_case(pair: Pair, settings: Settings) -> tuple[Case, dict[str, Any]]:
     expect_labels(pair, stored)
     case, labels, notes = _read(pair, settings, stored)
     file_names = labels.label_names
-    cleaned = clean(labels.maps, settings.cleanup)
+    label_file = (pair.label or pair.image).path
+    cleaned = clean(labels.maps, rules_for(settings.cleanup, file_names, str(label_file)))
     if not cleaned.maps:
         raise NoLabelsError("the label clean-up left nothing")
     case = replace(

@@ -46,10 +46,11 @@ def read_label_rules(source: Path | Mapping[str, Any]) -> LabelRules:
         source: A YAML or JSON file, or its content. Keys, all optional: ``values`` (the fields of
             ``LabelValues`` without ``part_names``; a legend is ``"#rrggbb": id``), ``keep`` and
             ``drop`` (lists of ids), ``merge`` (``{new id: [ids]}``), ``names`` (or ``rename``;
-            ``{id: name}``), ``regions`` (``{name: [ids]}``), ``min_voxels_3d``,
-            ``min_pixels_2d``, ``instances_of`` (list of ids), ``image_key``. ``keep``, ``drop``
-            and the ids that are merged are those of the file; all others are those after the
-            merge.
+            ``{id: name}``), ``ids_by_name`` (``{name in the file: id}``, for files that name their
+            labels; all others go; not with keep, drop or merge), ``regions`` (``{name: [ids]}``),
+            ``min_voxels_3d``, ``min_pixels_2d``, ``instances_of`` (list of ids), ``image_key``.
+            ``keep``, ``drop`` and the ids that are merged are those of the file; all others are
+            those after the merge.
 
     Returns:
         The rules; their contradictions are left to ``settings.check_cleanup``.
@@ -102,6 +103,12 @@ def _merge(where: str, value: object) -> dict[int, tuple[int, ...]]:
             f"{where} is {value!r}; it must be {{new id: [ids]}}, such as {{1: [1, 2]}}"
         )
     return {_count(where, new): _ids(f"{where}: {new}", ids) for new, ids in value.items()}
+
+
+def _ids_by_name(where: str, value: object) -> dict[str, int]:
+    if not isinstance(value, dict) or not value:
+        raise UserError(f"{where} is {value!r}; it must map names to ids, such as {{liver: 1}}")
+    return {str(name).strip(): _count(f"{where}: {name}", label) for name, label in value.items()}
 
 
 def _names(where: str, value: object) -> dict[int, str]:
@@ -189,6 +196,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "keep": _ids,
     "drop": _ids,
     "merge": _merge,
+    "ids_by_name": _ids_by_name,
     "names": _names,
     "regions": _regions,
     "min_voxels_3d": _count,

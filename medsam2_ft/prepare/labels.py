@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from medsam2_ft.errors import UserError
 from medsam2_ft.io import HDF5_SUFFIXES, LabelValues, file_suffix, read_labels
 from medsam2_ft.prepare.cleanup import Cleanup, Drop, clean_map, voxel_counts
 from medsam2_ft.prepare.grid import on_image_grid
@@ -97,6 +98,37 @@ def _values(pair: Pair, settings: Settings) -> LabelValues:
     names = settings.label_names
     in_order = tuple(names.get(label, "") for label in range(1, max(names, default=0) + 1))
     return replace(settings.values, part_names=in_order)
+
+
+def rules_for(rules: Cleanup, file_names: Mapping[int, str], where: str) -> Cleanup:
+    """Puts ids in place of the names of ``ids_by_name``.
+
+    Args:
+        rules: The rules.
+        file_names: Names of the file's labels.
+        where: The file, for messages.
+
+    Raises:
+        UserError: The file names no label.
+        NoLabelsError: It names none of those that are wanted.
+    """
+    if not rules.ids_by_name:
+        return rules
+    if not file_names:
+        raise UserError(
+            f"{where}: does not name its labels, so that ids_by_name cannot choose; use keep and "
+            "merge with ids"
+        )
+    merge: dict[int, tuple[int, ...]] = {}
+    for label, name in sorted(file_names.items()):
+        new = rules.ids_by_name.get(name.strip())
+        if new is not None:
+            merge[new] = (*merge.get(new, ()), label)
+    if not merge:
+        wanted, held = ", ".join(rules.ids_by_name), ", ".join(sorted(set(file_names.values())))
+        raise NoLabelsError(f"no label is named {wanted}; there are {held}")
+    kept = tuple(label for ids in merge.values() for label in ids)
+    return replace(rules, keep=kept, merge=merge, ids_by_name={})
 
 
 def clean(maps: tuple[NDArray[Any], ...], rules: Cleanup) -> Cleaned:

@@ -145,6 +145,7 @@ def check_cleanup(rules: Cleanup) -> None:
         "--instances_of": rules.instances_of,
         "keep": rules.keep or (),
         "merge": (*rules.merge, *merged),
+        "ids_by_name": tuple(rules.ids_by_name.values()),
     }
     for name, ids in listed.items():
         bad = [label for label in ids if not 1 <= label <= MAX_LABEL_ID]
@@ -152,6 +153,11 @@ def check_cleanup(rules: Cleanup) -> None:
             raise UserError(f"{name} names label {bad[0]}; label ids start at 1")
         if bad:
             raise UserError(f"{name} names label {bad[0]}; label ids end at {MAX_LABEL_ID}")
+    if rules.ids_by_name and (rules.keep is not None or rules.drop_labels or rules.merge):
+        raise UserError(
+            "ids_by_name says already which labels stay and what they become; leave keep, drop, "
+            "merge and --drop_labels out"
+        )
     _check_merge(rules, merged)
     _check_dropped(rules, merged)
 

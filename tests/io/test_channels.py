@@ -6,7 +6,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io import read_volume
@@ -36,10 +36,10 @@ def test_a_channel_of_nifti(nifti: Path, channel: int) -> None:
 def test_a_channel_of_nrrd(tmp_path: Path, vector: bool) -> None:
     array: Any = np.random.default_rng(0).random((2, 4, 5, 6)).astype(np.float32)
     if vector:
-        image = sitk.GetImageFromArray(np.moveaxis(array, 0, -1), isVector=True)
+        image = SimpleITK.GetImageFromArray(np.moveaxis(array, 0, -1), isVector=True)
     else:
-        image = sitk.GetImageFromArray(array, isVector=False)
-    sitk.WriteImage(image, tmp_path / "a.nrrd")
+        image = SimpleITK.GetImageFromArray(array, isVector=False)
+    SimpleITK.WriteImage(image, tmp_path / "a.nrrd")
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nrrd", channel=1).array, array[1])
 
 
