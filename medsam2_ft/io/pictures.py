@@ -159,7 +159,8 @@ def _orientation_note(image: Image.Image) -> list[str]:
 def _pixels(image: Image.Image) -> NDArray[Any]:
     """``(y, x)`` of the stored type or ``(y, x, 3)`` uint8."""
     if image.mode == "1":
-        return np.asarray(image, np.bool_)
+        # not np.asarray(image): its booleans are stored as 255, which shows in every view
+        return np.asarray(np.asarray(image.convert("L")) > 0)
     if image.mode in _GRAY_MODES:
         array = np.asarray(image)
         return array.astype(array.dtype.newbyteorder("="), copy=False)
