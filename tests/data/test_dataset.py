@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mixed_set import cells
 
 from medsam2_ft.data.augment import AugmentConfig
 from medsam2_ft.data.dataset import SliceDataset, TrainingVariation
@@ -219,3 +220,44 @@ def test_padding_is_blank(index: SliceIndex) -> None:
 
 def test_dataset_counts_all_slices(index: SliceIndex) -> None:
     assert len(dataset(index, None)) == 12
+
+
+@pytest.mark.parametrize("vary", [None, variation(augmentation=None, negative_probability=0.0)])
+def test_a_region_is_the_union_of_its_labels(
+    vary: TrainingVariation | None, tmp_path: Path
+) -> None:
+    one, two = np.zeros((2, 1, 64, 64), np.uint8)
+    one[0, 8:24, 8:24], one[0, 40:56, 40:56], two[0, 16:32, 16:32] = 1, 3, 2
+    path = tmp_path / "nested.npz"
+    image = np.zeros((1, 64, 64), np.uint8)
+    np.savez(path, imgs=image, gts=one, gts_1=two, regions='{"whole": [1, 2]}')
+    root = tmp_path / "store"
+    root.mkdir()
+    index = SliceIndex.create(root, update_store(root, [path], quiet=True), regions=True)
+    sample = dataset(index, vary, image_size=64)[SampleKey(0, 0)]
+    assert len(sample.masks) == 4
+    expected = [one[0] == 1, one[0] == 3, two[0] == 2, (one[0] == 1) | (two[0] == 2)]
+    for mask, whole in zip(sample.masks, expected, strict=True):
+        np.testing.assert_array_equal(mask, whole[2::4, 2::4])
+    if vary is None:
+        np.testing.assert_array_equal(sample.boxes_xyxy[3], [8, 8, 31, 31])
+
+
+def test_hundreds_of_instances_with_large_ids_and_tiny_slices(tmp_path: Path) -> None:
+    image, labels = cells((220, 240), 300, seed=1)
+    np.savez(tmp_path / "many.npz", imgs=image, gts=labels)
+    np.savez(tmp_path / "tiny.npz", imgs=image[:29, :30], gts=(labels[:29, :30] > 0).astype("u1"))
+    root = tmp_path / "store"
+    root.mkdir()
+    paths = [tmp_path / "many.npz", tmp_path / "tiny.npz"]
+    index = SliceIndex.create(root, update_store(root, paths, quiet=True))
+    assert index.labels_per_slice().tolist() == [300, 1]
+    most = dataset(index, variation(augmentation=None), max_objects=254)[SampleKey(0, 0)]
+    assert most.masks.any(axis=(1, 2)).sum() == 254
+    first = dataset(index, None, image_size=256, max_objects=254)[SampleKey(0, 0)]
+    for label, box in zip((1, 748, 760), first.boxes_xyxy[[0, 249, 253]], strict=True):
+        tight = mask_to_box(labels == label)
+        np.testing.assert_allclose(box, scale_boxes(tight[None], (220, 240), (256, 256))[0])
+    tiny = dataset(index, variation())[SampleKey(0, 1)]
+    assert tiny.image.shape == (128, 128)
+    assert tiny.masks.any()

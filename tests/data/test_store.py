@@ -427,3 +427,39 @@ def test_workers_end_when_the_builder_is_killed(
     for worker in alive:
         worker.kill()
     assert not alive
+
+
+def test_a_store_of_another_version_is_built_anew(
+    root: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "FORMAT_VERSION", "0")
+    monkeypatch.setattr(store, "FORMAT_VERSION", "0")
+    old = update_store(root, paths, quiet=True)
+    monkeypatch.undo()
+    new = update_store(root, paths, quiet=True)
+    assert not {case.folder for case in old} & {case.folder for case in new}
+    sources = json.loads((root / "sources.json").read_text())
+    for state in sources.values():
+        del state["version"]  # as before there was one
+    (root / "sources.json").write_text(json.dumps(sources))
+    assert update_store(root, paths, quiet=True) == new
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_regions_are_rows_of_their_own(regions: bool, tmp_path: Path, root: Path) -> None:
+    one, two = np.zeros((2, 3, 9, 9), np.uint8)
+    one[0, 2:5, 2:5], one[1, 7, 7], two[0, 4:7, 4:7], two[2, 0, 0] = 1, 5, 2, 2
+    path = tmp_path / "nested.npz"
+    named = json.dumps({"none": [9], "whole": [1, 2], "dot": [5]})
+    np.savez(path, imgs=np.zeros((3, 9, 9), np.uint8), gts=one, gts_1=two, regions=named)
+    index = SliceIndex.create(root, update_store(root, [path], quiet=True), regions=regions)
+    labels = [
+        [0, 0, 1, 9, 2, 2, 4, 4],
+        [0, 1, 2, 9, 4, 4, 6, 6],
+        [1, 0, 5, 1, 7, 7, 7, 7],
+        [2, 1, 2, 1, 0, 0, 0, 0],
+    ]
+    united = [[0, 2, 1, 18, 2, 2, 6, 6], [1, 2, 2, 1, 7, 7, 7, 7], [2, 2, 1, 1, 0, 0, 0, 0]]
+    expected = sorted([*labels, *united]) if regions else labels
+    np.testing.assert_array_equal(index.objects, expected)
+    np.testing.assert_array_equal(index.labels_per_slice(), [3, 2, 2] if regions else [2, 1, 1])
