@@ -8,6 +8,7 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.io.npz import write_case
 from medsam2_ft.prepare.checksums import sha256_of, source_checksums
 from medsam2_ft.prepare.convert import NoLabelsError, make_case
+from medsam2_ft.prepare.leakage import image_sha256
 from medsam2_ft.prepare.manifest import Record
 from medsam2_ft.prepare.pairing import Pair
 from medsam2_ft.prepare.settings import Settings
@@ -39,8 +40,8 @@ def blank_record(job: Job, sources: Mapping[str, str]) -> Record:
         name=job.pair.name,
         status="failed",
         root=job.root,
-        image=job.pair.image.relative.as_posix(),
-        label=None if label is None else label.relative.as_posix(),
+        image=job.pair.veil.path(job.pair.image.relative).as_posix(),
+        label=None if label is None else job.pair.veil.path(label.relative).as_posix(),
         sources=sources,
         settings=job.settings.to_json(),
         group=job.group,
@@ -78,7 +79,16 @@ def build_case(job: Job) -> Record:
         if isinstance(error.__cause__, OSError):
             raise  # a full disk, not a bad case
         return replace(record, reason=_naming(job.pair, str(error)))
-    return replace(record, status="written", sha256=sha256_of(job.target), **details)
+    series = job.pair.image.series
+    details["notes"] = [*(() if series is None else series.notes), *details["notes"]]
+    return replace(
+        record,
+        status="written",
+        sha256=sha256_of(job.target),
+        image_sha256=image_sha256(case.image),
+        modality=case.modality or "",
+        **details,
+    )
 
 
 def _naming(pair: Pair, reason: str) -> str:

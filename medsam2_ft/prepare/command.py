@@ -2,16 +2,21 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medsam2_ft import __version__
 from medsam2_ft.errors import UserError
+from medsam2_ft.io.orient import Slices
 from medsam2_ft.prepare.folder import locked, tidy
+from medsam2_ft.prepare.jobs import make_jobs
+from medsam2_ft.prepare.leakage import same_images
 from medsam2_ft.prepare.manifest import Record, write_manifest
 from medsam2_ft.prepare.pairing import ANY_FILE, find_sources
+from medsam2_ft.prepare.patients import keep_salt
 from medsam2_ft.prepare.report import print_summary, warnings_about
-from medsam2_ft.prepare.run import Result, make_jobs, run
+from medsam2_ft.prepare.run import Result, checked_splits, run
 from medsam2_ft.prepare.settings import cleanup_from, make_settings
 from medsam2_ft.prepare.splits import SPLITS, SplitRule
 from medsam2_ft.types import Modality
@@ -45,13 +50,17 @@ def prepare(
     labels: Path,
     out: Path,
     *,
-    modality: Modality,
+    modality: Modality | None = None,
     window: str | None = None,
     label_names: Path | None = None,
     drop_labels: list[int] | None = None,
     instances_of: list[int] | None = None,
     min_voxels_3d: int = 0,
     min_pixels_2d: int = 0,
+    label_rules: Path | Mapping[str, Any] | None = None,
+    slices: Slices = "stored",
+    channel: int | None = None,
+    video: bool = False,
     image_glob: str = ANY_FILE,
     label_glob: str = ANY_FILE,
     name_prefix: str = "",
@@ -65,31 +74,42 @@ def prepare(
 ) -> PrepareSummary:
     """Turns folders of images and labels into npz cases, split into train, val and test.
 
-    Reads NIfTI, NRRD, .seg.nrrd, MHA/MHD and npz. Writes OUT/{train,val,test}/NAME.npz,
-    manifest.json and splits.json. Run again, it builds only what has changed; interrupted, it
-    goes on where it was.
+    Reads DICOM (series; SEG and RTSTRUCT as labels), NIfTI, NRRD, .seg.nrrd, MHA/MHD, HDF5, npz,
+    pictures, videos and zip archives. Writes OUT/{train,val,test}/NAME.npz, manifest.json and
+    splits.json. Run again, it builds only what has changed; interrupted, it goes on where it was.
 
     Args:
         images: Folder of images (searched with its subfolders), or one image.
         labels: Folder of label files, or one file. Give the image folder again where labels lie
-            beside the images or inside npz files.
+            beside the images or inside them (npz, HDF5).
         out: Output folder.
-        modality: Decides how intensities become 0-255.
+        modality: Decides how intensities become 0-255. May be left out where the files say it
+            (DICOM, npz); with it, DICOM series of other modalities are left out.
         window: CT: soft_tissue (the default), lung, brain or bone. Any modality: level/width in
             the image's own units, such as 40/400 (--window=-600/1500 where it starts with a minus).
         label_names: JSON or YAML file that maps label ids to names; nnU-Net's dataset.json works.
+        label_rules: YAML file that says how the values of label files become labels, which are
+            kept, dropped, merged and named.
+        slices: Which way slices lie: as stored, axial, coronal, sagittal, or across the thickest
+            axis. Axes are swapped and flipped, never resampled.
+        channel: Which channel or time point of 4-D images is taken, from 0.
+        video: The third axis of volumes is time, as in NIfTI files of ultrasound sequences.
         drop_labels: Label ids that become background.
         instances_of: Label ids whose separate objects become labels of their own, such as [2].
         min_voxels_3d: Drop connected objects with fewer voxels.
         min_pixels_2d: Drop parts of a label in a slice with fewer pixels.
-        image_glob: Which files below IMAGES are images, such as '**/*_ct.nii.gz'.
-        label_glob: Which files below LABELS are labels.
+        image_glob: Which files below IMAGES are images, such as '**/*_ct.nii.gz', or a pattern with
+            placeholders, such as '{patient}/{sequence}.nii.gz' or '{case}/{frame}.png' (a video).
+        label_glob: Which files below LABELS are labels. What has the same text for the same
+            placeholders belongs together, such as '{patient}/seg.nii.gz'; {label} and {object} are
+            files of one label or object each.
         name_prefix: Put before every case name, so that several inputs fit one output folder.
         val_share: Share of the cases for validation; not used with split_file.
         test_share: Share of the cases for testing; not used with split_file.
         split_file: JSON {"train": [names], "val": [...], "test": [...]} or CSV name,split.
         group: Regular expression for the part of a case's name that tells the patient; cases of
-            one patient stay together. By default those that share a label file do.
+            one patient stay together. By default those of one {patient} or DICOM PatientID do, and
+            those that share a label file.
         seed: Another seed gives another split.
         workers: Processes; by default one per core, as far as memory allows.
         overwrite: Build every case again and split anew.
@@ -102,25 +122,59 @@ def prepare(
     """
     started = time.monotonic()
     cleanup = cleanup_from(drop_labels, instances_of, min_voxels_3d, min_pixels_2d)
-    settings = make_settings(modality, window, cleanup, label_names)
+    settings = make_settings(
+        modality,
+        window,
+        cleanup,
+        label_names,
+        label_rules=label_rules,
+        slices=slices,
+        channel=channel,
+        video=video,
+    )
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; it must be at least 1")
     sources = find_sources(
-        images, labels, image_glob=image_glob, label_glob=label_glob, exclude=out
+        images,
+        labels,
+        image_glob=image_glob,
+        label_glob=label_glob,
+        exclude=out,
+        modality=modality,
+        name_prefix=name_prefix,
     )
-    pairs = [replace(pair, name=name_prefix + pair.name) for pair in sources.pairs]
-    jobs = make_jobs(pairs, settings, images, out, group)
+    jobs = make_jobs(sources.pairs, settings, images, out, group)
     split_rule = SplitRule(val_share, test_share, seed, split_file, group)
-    given_splits = split_rule.check({job.pair.name: job.group for job in jobs})
+    given_splits = checked_splits(split_rule, jobs)
     with locked(out):
-        result = run(out, jobs, split_rule, given_splits, workers=workers, overwrite=overwrite)
-        write_manifest(out, result.manifest, sources.unused_labels, __version__)
+        keep_salt(out, sources.veil)
+        result = run(
+            out,
+            jobs,
+            split_rule,
+            given_splits,
+            workers=workers,
+            overwrite=overwrite,
+            veil=sources.veil,
+        )
+        lists = {
+            "unused_labels": sources.unused_labels,
+            "left_out": sources.left_out,
+            "same_images": same_images(result.manifest.records.values()),
+        }
+        write_manifest(out, result.manifest, lists, sources.veil, __version__)
         tidy(out)
     print_summary(
         result.current,
         len(result.ready),
-        result.earlier,
-        sources.unused_labels,
+        {
+            "label files without an image": sources.unused_labels,
+            "series of another modality, left out": sources.left_out,
+            "kept from other inputs": result.earlier,
+            "cases with the same image, kept in one split": [
+                " = ".join(names) for names in lists["same_images"]
+            ],
+        },
         warnings_about(result.current, {"drop_labels": drop_labels, "instances_of": instances_of}),
         str(out),
     )

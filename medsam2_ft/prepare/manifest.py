@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import write_failure, write_json
+from medsam2_ft.prepare.patients import Veil
 
 MANIFEST = "manifest.json"
 SPLITS = "splits.json"
@@ -29,13 +30,15 @@ class Record:
         root: Digest of where the image folder lies; tells inputs apart without showing paths.
         image: Image file relative to the image folder.
         label: Label file relative to the label folder, None where there is none.
-        sources: sha256 of every source file, by relative path (image and label, and the data
-            files of detached headers).
+        sources: sha256 by relative path of image and label, and of the data files of detached
+            headers; the files of a series, a video or parts have one together.
         settings: What the result depends on besides the sources.
         group: Cases of one group are never in different splits.
         split: Where the case lies, empty unless written.
         reason: Why it was skipped or failed.
         sha256: Checksum of the npz file, empty unless written.
+        image_sha256: Checksum of the image in it; see ``leakage.image_sha256``.
+        modality: Of the image.
         shape: Of the image.
         spacing_mm: (z, y, x).
         intensity: The rule that made the 0-255 values.
@@ -55,6 +58,8 @@ class Record:
     split: str = ""
     reason: str = ""
     sha256: str = ""
+    image_sha256: str = ""
+    modality: str = ""
     shape: Sequence[int] = ()
     spacing_mm: Sequence[float] = ()
     intensity: Mapping[str, Any] = field(default_factory=dict)
@@ -62,9 +67,16 @@ class Record:
     dropped: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the record as plain JSON types, without what is empty."""
-        return {key: value for key, value in _plain(asdict(self)).items() if value not in ("", [])}
+    def to_json(self, veil: Veil) -> dict[str, Any]:
+        """Returns the record as plain JSON types, without what is empty and without identifiers.
+
+        The record itself keeps the paths that messages on the terminal need.
+        """
+        notes = [veil.text(note) for note in self.notes]
+        public = replace(self, reason=veil.text(self.reason), notes=notes)
+        return {
+            key: value for key, value in _plain(asdict(public)).items() if value not in ("", [])
+        }
 
 
 def record_from_json(entry: Mapping[str, Any]) -> Record:
@@ -126,14 +138,15 @@ def read_manifest(out: Path) -> Manifest:
 
 
 def write_manifest(
-    out: Path, manifest: Manifest, unused_labels: Sequence[str], version: str
+    out: Path, manifest: Manifest, lists: Mapping[str, Sequence[Any]], veil: Veil, version: str
 ) -> None:
     """Writes ``manifest.json`` and ``splits.json`` where their content changes.
 
     Args:
         out: Output folder.
         manifest: What to write.
-        unused_labels: Label files that belong to no image.
+        lists: Further entries: label files that belong to no image, and the like.
+        veil: Keeps identifiers out of the file.
         version: Version of the program.
 
     Raises:
@@ -141,7 +154,7 @@ def write_manifest(
     """
     ordered = [manifest.records[name] for name in sorted(manifest.records)]
     by_status = {
-        status: [record.to_json() for record in ordered if record.status == status]
+        status: [record.to_json(veil) for record in ordered if record.status == status]
         for status in ("written", "skipped", "failed")
     }
     content = {
@@ -149,7 +162,7 @@ def write_manifest(
         "medsam2_ft": version,
         "split": dict(manifest.split),
         **by_status,
-        "unused_labels": list(unused_labels),
+        **{key: list(entries) for key, entries in lists.items()},
     }
     splits = {
         split: [r.name for r in ordered if r.status == "written" and r.split == split]
@@ -170,7 +183,8 @@ def _read_json(path: Path) -> Any:
 class Journal:
     """Records of finished cases, one line each, so that a killed run loses none of them."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, veil: Veil) -> None:
+        self.veil = veil
         self.path = out / WORK / "journal.jsonl"
 
     def read(self) -> dict[str, Record]:
@@ -191,7 +205,7 @@ class Journal:
         Raises:
             UserError: The disk is full or not writable.
         """
-        line = json.dumps(record.to_json(), ensure_ascii=False)
+        line = json.dumps(record.to_json(self.veil), ensure_ascii=False)
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(f"\n{line}\n")  # the line before may have been cut off

@@ -28,6 +28,7 @@ class Pair:
 
     Attributes:
         name: Name of the case and stem of its npz file, without identifiers.
+        clear: The name with identifiers, for patterns and files that the user wrote.
         image: Image.
         label: Its segmentation; None where none was found (an npz may hold its own).
         patient: What tells the patient, by DICOM (hashed) or by ``{patient}``; empty where nothing
@@ -42,6 +43,7 @@ class Pair:
     patient: str = ""
     parts: Literal["labels", "objects"] = "labels"
     veil: Veil = field(default_factory=Veil)
+    clear: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def find_sources(
     label_glob: str,
     exclude: Path,
     modality: str | None = None,
+    name_prefix: str = "",
 ) -> Sources:
     """Finds images and labels and pairs them.
 
@@ -81,6 +84,7 @@ def find_sources(
         label_glob: Which files below ``labels`` count.
         exclude: Folder that is not searched (the output).
         modality: DICOM series that state another one are left out.
+        name_prefix: Put before every case name.
 
     Returns:
         The pairs, and what was left over.
@@ -115,7 +119,7 @@ def find_sources(
         raise UserError(_no_match(labels or images, "label", label_pattern))
     matches = _paired(kept, offered, image_pattern, label_pattern)
     veil = make_veil(exclude, _patients((listing, other)))
-    pairs = [_pair(entry, veil, label_pattern) for entry in matches]
+    pairs = [_pair(entry, veil, label_pattern, name_prefix) for entry in matches]
     _check_names(pairs)
     used = {path for entry in matches if entry.label for path in _paths(entry.label)}
     unused = {
@@ -229,15 +233,16 @@ def _paired(
     ]
 
 
-def _pair(entry: Match, veil: Veil, label_pattern: Pattern) -> Pair:
+def _pair(entry: Match, veil: Veil, label_pattern: Pattern, prefix: str) -> Pair:
     image = entry.image
     return Pair(
-        name=tidy_name(veil.text(image.case)),
+        name=prefix + tidy_name(veil.text(image.case)),
         image=image,
         label=None if entry.label is None else entry.label.file,
         patient=_patient(entry, veil),
         parts="objects" if OBJECT in label_pattern.names else "labels",
         veil=veil,
+        clear=prefix + image.case,
     )
 
 

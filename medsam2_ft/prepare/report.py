@@ -76,8 +76,7 @@ def progress(total: int) -> Iterator[Callable[[Record], None]]:
 def print_summary(
     current: Sequence[Record],
     kept: int,
-    earlier: Sequence[str],
-    unused_labels: Sequence[str],
+    lists: Mapping[str, Sequence[str]],
     warnings: Iterable[str],
     where: str,
 ) -> None:
@@ -86,8 +85,7 @@ def print_summary(
     Args:
         current: All records of this input.
         kept: How many of the written cases were up to date already.
-        earlier: Cases of other inputs in the same folder.
-        unused_labels: Label files that belong to no image.
+        lists: Names by what is to be said of them; empty lists are not shown.
         warnings: Further lines.
         where: The output folder.
     """
@@ -105,8 +103,8 @@ def print_summary(
         f"{record.name} ({record.reason})" for record in current if record.status == "skipped"
     ]
     _print_list("skipped", skipped)
-    _print_list("label files without an image", unused_labels)
-    _print_list("kept from other inputs", earlier)
+    for title, names in lists.items():
+        _print_list(title, names)
     for rule, text in _dropped(written):
         print(f"{rule} dropped {text}")
     for warning in warnings:

@@ -1,7 +1,5 @@
 """One run: what is up to date, what must be built, and where each case belongs in the end."""
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,11 +9,12 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.prepare.build import Job, blank_record
 from medsam2_ft.prepare.checksums import source_checksums
 from medsam2_ft.prepare.folder import case_path, check_own, locate, place, remove, staged_path
+from medsam2_ft.prepare.jobs import matched
+from medsam2_ft.prepare.leakage import check_no_leak, families
 from medsam2_ft.prepare.manifest import Journal, Manifest, Record, read_manifest, same_input
-from medsam2_ft.prepare.pairing import Pair
+from medsam2_ft.prepare.patients import Veil
 from medsam2_ft.prepare.pool import default_workers, run_jobs
 from medsam2_ft.prepare.report import progress
-from medsam2_ft.prepare.settings import Settings
 from medsam2_ft.prepare.splits import SPLITS, Split, SplitRule, split_groups
 
 _HASH_THREADS = 4  # hashing waits for the disk and lets go of the interpreter
@@ -38,48 +37,6 @@ class Result:
     earlier: tuple[str, ...]
 
 
-def make_jobs(
-    pairs: Sequence[Pair], settings: Settings, images: Path, out: Path, group: str | None
-) -> list[Job]:
-    """Makes one job per pair.
-
-    Args:
-        pairs: Source files.
-        settings: How cases are made.
-        images: The image folder or file.
-        out: Output folder.
-        group: Pattern of the patient in a case's name; its first group if it has one.
-
-    Raises:
-        UserError: The pattern is invalid or does not match a name.
-    """
-    folder = (images.parent if images.is_file() else images).resolve()
-    root = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    return [
-        Job(pair, settings, _group(pair, group), root, staged_path(out, pair.name))
-        for pair in pairs
-    ]
-
-
-def _group(pair: Pair, pattern: str | None) -> str:
-    if pattern is None:
-        # Several images of one label file (sequences, channels) show the same patient.
-        return (pair.label or pair.image).relative.as_posix()
-    group = _matched(pattern, pair.name)
-    if group is None:
-        raise UserError(f"--group {pattern!r} does not match the case {pair.name}; correct it")
-    return group
-
-
-def _matched(pattern: str, name: str) -> str | None:
-    """The part of a name that tells the patient: the pattern's first group, or the whole match."""
-    try:
-        match = re.search(pattern, name)
-    except re.error as error:
-        raise UserError(f"--group {pattern!r} is no regular expression ({error})") from error
-    return None if match is None else match.group(1 if match.re.groups else 0)
-
-
 def run(
     out: Path,
     jobs: Sequence[Job],
@@ -88,6 +45,7 @@ def run(
     *,
     workers: int | None,
     overwrite: bool,
+    veil: Veil,
 ) -> Result:
     """Builds what is missing and puts every case into its split.
 
@@ -98,13 +56,15 @@ def run(
         given: The splits that a file gives, empty where there is none.
         workers: Number of processes; None for ``default_workers``.
         overwrite: Build everything again and split anew.
+        veil: Keeps identifiers out of what is written.
 
     Raises:
-        UserError: The folder holds something else, or cannot be written.
+        UserError: The folder holds something else or cannot be written, or cases of one patient,
+            or with the same image, would be in different splits.
         KeyboardInterrupt: After Ctrl-C; finished cases are kept for the next run.
     """
     old = read_manifest(out)
-    journal = Journal(out)
+    journal = Journal(out, veil)
     known = {**old.records, **journal.read()}
     check_own(out, known)
     ready = {} if overwrite else _up_to_date(out, jobs, known)
@@ -128,6 +88,22 @@ def run(
         ready=frozenset(name for name, (_, path) in ready.items() if path is not None),
         earlier=tuple(sorted(earlier)),
     )
+
+
+def checked_splits(rule: SplitRule, jobs: Sequence[Job]) -> dict[str, Split]:
+    """Checks the split rule against the cases, before the work begins.
+
+    Returns:
+        The split of each case where a file gives it; otherwise empty.
+
+    Raises:
+        UserError: Shares out of range, or the file is unusable or spreads a group over splits.
+    """
+    names = [job.pair.name for job in jobs]
+    given = rule.check(names, {job.pair.clear: job.pair.name for job in jobs})
+    records = {job.pair.name: blank_record(job, {}) for job in jobs}
+    check_no_leak(given, records, str(rule.file), "put them together")
+    return given
 
 
 def _up_to_date(
@@ -216,7 +192,7 @@ def _regrouped(records: Mapping[str, Record], pattern: str | None) -> dict[str, 
     """Groups earlier cases by this run's pattern, so that a patient's cases of all runs meet."""
     if pattern is None:
         return dict(records)
-    groups = {name: _matched(pattern, name) for name in records}
+    groups = {name: matched(pattern, name) for name in records}
     return {name: replace(r, group=groups[name] or r.group) for name, r in records.items()}
 
 
@@ -228,21 +204,27 @@ def _split(
 ) -> dict[str, Record]:
     """Gives every written record its split; cases in ``fixed`` keep theirs."""
     written = {name: record for name, record in records.items() if record.status == "written"}
-    kept: dict[str, Split] = {
-        record.group: split
-        for record in fixed.values()
-        for split in SPLITS
-        if record.split == split
-    }
     if rule.file is not None:
-        split_of = {name: given.get(name, record.split) for name, record in written.items()}
+        stored = {
+            name: split for name, r in written.items() for split in SPLITS if r.split == split
+        }
+        split_of = {name: split for name, split in {**stored, **given}.items() if name in written}
+        check_no_leak(split_of, written, str(rule.file), "put them together")
     else:
-        of_group = split_groups(
-            [record.group for record in written.values()],
+        all_known = {**fixed, **written}
+        kept = check_no_leak(
+            {name: split for name, r in fixed.items() for split in SPLITS if r.split == split},
+            all_known,
+            "the splits of an earlier run",
+            "another --seed splits anew, as --overwrite does",
+        )
+        family_of = families(all_known.values())
+        of_family = split_groups(
+            [family_of[name] for name in written],
             val_share=rule.val_share,
             test_share=rule.test_share,
             seed=rule.seed,
             fixed=kept,
         )
-        split_of = {name: of_group[record.group] for name, record in written.items()}
+        split_of = {name: of_family[family_of[name]] for name in written}
     return {name: replace(record, split=split_of.get(name, "")) for name, record in records.items()}

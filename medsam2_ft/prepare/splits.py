@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -92,7 +91,9 @@ def _target(share: float, count: int, *, at_least_from: int) -> int:
     return max(round(share * count), 1 if count >= at_least_from else 0)
 
 
-def read_split_file(path: Path, names: Iterable[str]) -> dict[str, Split]:
+def read_split_file(
+    path: Path, names: Iterable[str], aliases: Mapping[str, str] | None = None
+) -> dict[str, Split]:
     """Reads which case belongs to which split.
 
     Args:
@@ -100,6 +101,7 @@ def read_split_file(path: Path, names: Iterable[str]) -> dict[str, Split]:
             name and split. A name is a case's name or its image file's path below the input
             folder, with or without suffix.
         names: The cases that are to be split; each must be in the file.
+        aliases: Other names of cases, such as those with a PatientID in clear.
 
     Returns:
         The split of every name in ``names``.
@@ -115,7 +117,8 @@ def read_split_file(path: Path, names: Iterable[str]) -> dict[str, Split]:
     for written, split in rows:
         if split not in SPLITS:
             raise UserError(f"{path}: unknown split {split!r}; use train, val or test")
-        name = written if written in known else case_name(PurePath(written))
+        named = written if written in known else case_name(PurePath(written))
+        name = (aliases or {}).get(named, named)
         if name not in known:
             unknown.append(written)
         elif result.setdefault(name, split) != split:
@@ -181,24 +184,25 @@ class SplitRule:
     file: Path | None
     group: str | None
 
-    def check(self, group_of: Mapping[str, str]) -> dict[str, Split]:
+    def check(
+        self, names: Iterable[str], aliases: Mapping[str, str] | None = None
+    ) -> dict[str, Split]:
         """Checks the rule against the cases, before the work begins.
 
         Args:
-            group_of: Group of each case.
+            names: The cases.
+            aliases: See ``read_split_file``.
 
         Returns:
             The split of each case where a file gives it; otherwise empty.
 
         Raises:
-            UserError: Shares out of range, or the file is unusable or spreads a group over splits.
+            UserError: Shares out of range, or the file is unusable.
         """
         check_shares(self.val_share, self.test_share)
         if self.file is None:
             return {}
-        split_of = read_split_file(self.file, group_of)
-        _check_no_leak(split_of, group_of, self.file)
-        return split_of
+        return read_split_file(self.file, names, aliases)
 
     def to_json(self) -> dict[str, Any]:
         """Returns what the manifest keeps; with a file, shares and seed play no part."""
@@ -210,16 +214,3 @@ class SplitRule:
             "seed": self.seed,
             "group": self.group,
         }
-
-
-def _check_no_leak(split_of: Mapping[str, Split], group_of: Mapping[str, str], path: Path) -> None:
-    members: dict[str, dict[Split, str]] = defaultdict(dict)
-    for name, split in sorted(split_of.items()):
-        members[group_of[name]].setdefault(split, name)
-    for group, held in sorted(members.items()):
-        if len(held) > 1:
-            spread = ", ".join(f"{name} in {split}" for split, name in held.items())
-            raise UserError(
-                f"{path}: cases of the same group ({group}) are apart: {spread}; a model would be "
-                "validated on what it has seen: put them together"
-            )

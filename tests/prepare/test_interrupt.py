@@ -21,6 +21,7 @@ from medsam2_ft.prepare.build import Job
 from medsam2_ft.prepare.folder import locked
 from medsam2_ft.prepare.manifest import Journal, Record
 from medsam2_ft.prepare.pairing import Pair
+from medsam2_ft.prepare.patients import Veil
 from medsam2_ft.prepare.pool import run_jobs
 from medsam2_ft.prepare.settings import Settings
 from medsam2_ft.prepare.sources import SourceFile
@@ -142,8 +143,13 @@ def test_a_stop_does_not_wait_for_running_cases(sources: Path, tmp_path: Path) -
     files = [sources / "images/c0.nii", tmp_path / "stuck.nii"]
     labels = SourceFile(Source(sources / "labels/c0.nii"), PurePath("c0.nii"))
     jobs = [
-        Job(Pair(path.stem, SourceFile(Source(path), PurePath(path.name)), labels), Settings("CT"), "", "",
-            tmp_path / f"{path.stem}.npz")
+        Job(
+            Pair(path.stem, SourceFile(Source(path), PurePath(path.name)), labels),
+            Settings("CT"),
+            "",
+            "",
+            tmp_path / f"{path.stem}.npz",
+        )
         for path in files
     ]  # fmt: skip
 
@@ -157,7 +163,7 @@ def test_a_stop_does_not_wait_for_running_cases(sources: Path, tmp_path: Path) -
 
 def test_a_torn_line_costs_one_record(tmp_path: Path) -> None:
     (tmp_path / ".prepare").mkdir()
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, Veil())
     assert journal.read() == {}
     records = {n: Record(n, "written", "r", f"{n}.nii", None, {}, {}, n) for n in "ab"}
     journal.append(records["a"])
