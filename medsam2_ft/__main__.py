@@ -34,6 +34,12 @@ COMMANDS = {
     "prepare": Command(
         "medsam2_ft.prepare", "prepare", "turn folders of images and labels into npz cases"
     ),
+    "preview": Command(
+        "medsam2_ft.inspection.preview", "preview", "draw contact sheets of cases with their labels"
+    ),
+    "inspect": Command(
+        "medsam2_ft.inspection.command", "inspect", "list what npz cases hold and what is wrong"
+    ),
     "export": Command(
         "medsam2_ft.export", "export", "turn a training checkpoint into a file for Meta's sam2"
     ),

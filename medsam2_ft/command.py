@@ -4,7 +4,7 @@ import argparse
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
@@ -62,7 +62,8 @@ def build_parser(function: Callable[..., object], prog: str) -> CommandParser:
 
     Args:
         function: Typed function with a Google docstring. Required positional parameters become
-            positional arguments, everything else options; ``--config`` reads values from YAML.
+            positional arguments (a first one that is a list takes several), everything else
+            options; ``--config`` reads values from YAML.
         prog: How the user calls the command, such as ``medsam2-ft prepare``.
 
     Returns:
@@ -71,8 +72,21 @@ def build_parser(function: Callable[..., object], prog: str) -> CommandParser:
     docstring = parse_docstring(inspect.getdoc(function) or "")
     parser = CommandParser(prog=prog, description=docstring.description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with option values.")
+    skipped: set[str | int] = set()
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is not None and get_origin(first.annotation) is list:
+        # jsonargparse itself would want a positional list as JSON
+        helps = {entry.arg_name: entry.description for entry in docstring.params}
+        (item,) = get_args(first.annotation)
+        parser.add_argument(first.name, type=item, nargs="+", help=helps.get(first.name))
+        skipped = {first.name}
     parser.add_function_arguments(
-        function, as_group=False, as_positional=True, fail_untyped=True, sub_configs=True
+        function,
+        as_group=False,
+        as_positional=True,
+        fail_untyped=True,
+        sub_configs=True,
+        skip=skipped,
     )
     return parser
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from medsam2_ft.io.atomic import atomic_path
 
@@ -70,12 +71,14 @@ class Panel:
         caption: Text, cut off where the panel ends.
         masks: Drawn in this order.
         boxes: Drawn over the masks.
+        pixel_aspect: Height of a pixel divided by its width; the image is stretched by it.
     """
 
     image: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]
     caption: str = ""
     masks: Sequence[MaskLayer] = field(default_factory=tuple)
     boxes: Sequence[BoxLayer] = field(default_factory=tuple)
+    pixel_aspect: float = 1.0
 
 
 def color_of(index: int) -> Color:
@@ -83,7 +86,9 @@ def color_of(index: int) -> Color:
     return PALETTE[index % len(PALETTE)]
 
 
-def render_panel(panel: Panel, side_px: int = 384) -> UInt8[np.ndarray, "side_c side 3"]:
+def render_panel(
+    panel: Panel, side_px: int = 384, *, crop: bool = False
+) -> UInt8[np.ndarray, "side_c side 3"]:
     """Draws a panel; the image keeps its aspect ratio in a square below the caption.
 
     Lines are drawn after scaling, so that they are equally thin on any image.
@@ -91,27 +96,30 @@ def render_panel(panel: Panel, side_px: int = 384) -> UInt8[np.ndarray, "side_c 
     Args:
         panel: What to draw.
         side_px: Side of the square in pixels.
+        crop: Leave out the square's empty rows above and below a wide image.
 
     Returns:
-        RGB of ``side_px + CAPTION_PX`` rows and ``side_px`` columns.
+        RGB of ``side_px + CAPTION_PX`` rows (fewer with ``crop``) and ``side_px`` columns.
     """
     height, width = panel.image.shape[:2]
-    scale = side_px / max(height, width)
-    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    shown_height = height * panel.pixel_aspect
+    scale = side_px / max(shown_height, width)
+    size_wh = (max(1, round(width * scale)), max(1, round(shown_height * scale)))
     canvas = _scaled_rgb(panel.image, size_wh)
     for layer in panel.masks:
         _draw_mask(canvas, layer)
     for box in panel.boxes:
         _draw_box(canvas, box, (size_wh[0] / width, size_wh[1] / height))
-    framed = np.full((side_px + CAPTION_PX, side_px, 3), BACKGROUND, np.uint8)
-    top = CAPTION_PX + (side_px - size_wh[1]) // 2
+    rows = size_wh[1] if crop else side_px
+    framed = np.full((rows + CAPTION_PX, side_px, 3), BACKGROUND, np.uint8)
+    top = CAPTION_PX + (rows - size_wh[1]) // 2
     left = (side_px - size_wh[0]) // 2
     framed[top : top + size_wh[1], left : left + size_wh[0]] = canvas
     return _with_text(framed, panel.caption)
 
 
 def render_grid(
-    panels: Sequence[Panel], columns: int, side_px: int = 384
+    panels: Sequence[Panel], columns: int, side_px: int = 384, *, crop: bool = False
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draws panels row by row.
 
@@ -119,6 +127,7 @@ def render_grid(
         panels: At least one.
         columns: Panels per row; fewer panels make a narrower picture.
         side_px: Side of a panel's image in pixels.
+        crop: See ``render_panel``; a row of panels is as high as the highest panel of all.
 
     Raises:
         ValueError: There is no panel.
@@ -127,24 +136,33 @@ def render_grid(
         raise ValueError("A grid needs at least one panel.")
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    step_y, step_x = side_px + CAPTION_PX + GAP_PX, side_px + GAP_PX
+    rendered = [render_panel(panel, side_px, crop=crop) for panel in panels]
+    step_y, step_x = max(map(len, rendered)) + GAP_PX, side_px + GAP_PX
     shape = (rows * step_y + GAP_PX, columns * step_x + GAP_PX, 3)
     grid = np.full(shape, BACKGROUND, np.uint8)
-    for i, panel in enumerate(panels):
+    for i, panel in enumerate(rendered):
         y, x = GAP_PX + i // columns * step_y, GAP_PX + i % columns * step_x
-        grid[y : y + side_px + CAPTION_PX, x : x + side_px] = render_panel(panel, side_px)
+        grid[y : y + len(panel), x : x + side_px] = panel
     return grid
 
 
-def write_png(path: Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
+def write_png(path: Path, rgb: UInt8[np.ndarray, "h w 3"], software: str = "") -> None:
     """Writes a picture atomically and makes its folder.
+
+    Args:
+        path: The file.
+        rgb: The picture.
+        software: What made it, stored in the file under that key.
 
     Raises:
         UserError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        Image.fromarray(rgb).save(temporary, format="PNG")
+        texts = PngInfo()
+        if software:
+            texts.add_text("Software", software)
+        Image.fromarray(rgb).save(temporary, format="PNG", pnginfo=texts)
 
 
 def _scaled_rgb(
