@@ -203,6 +203,47 @@ def test_one_slice_of_a_volume_is_a_slab_and_an_image_is_flat(
     assert flat.nsd != pytest.approx(slab.nsd)
 
 
+def test_a_video_is_compared_frame_by_frame(model: Sam2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Next to an empty frame, the contours of the frames beside it must not count as near."""
+    truth = np.zeros((3, 48, 56), np.uint8)
+    truth[:, 10:30, 10:30] = 1
+    pred = truth.astype(bool)
+    pred[1] = np.roll(pred[1], 6, axis=1)
+    monkeypatch.setattr(evaluate, "propagate", Oracle(pred.astype(np.uint8)))
+    case = case_of(label_maps=(truth,), is_video=True, geometry=Geometry())
+    case = replace(case, image=np.zeros((3, 48, 56), np.uint8))
+    (score,) = score_volume(model, case)
+    near = total = 0.0
+    for frame in range(3):
+        theirs = surface_distance.compute_surface_distances(
+            truth[frame].astype(bool), pred[frame], (1.0, 1.0)
+        )
+        for side in (("gt_to_pred", "gt"), ("pred_to_gt", "pred")):
+            lengths = theirs[f"surfel_areas_{side[1]}"]
+            near += lengths[theirs[f"distances_{side[0]}"] <= 2.0].sum()
+            total += lengths.sum()
+    assert score.nsd == pytest.approx(near / total)
+    assert score.hd95_mm == 6.0
+    (slab,) = score_volume(model, replace(case, is_video=False))
+    assert slab.nsd > score.nsd + 0.1
+
+
+def test_regions_are_scored_under_their_names(model: Sam2) -> None:
+    _, labels = make_volume(seed=3)
+    second = np.where(labels == 3, labels, 0)
+    first = np.where(labels == 3, 0, labels)
+    regions = {"whole": (1, 3), "empty": (9,)}
+    case = case_of(label_maps=(first, second), regions=regions)
+    plain = score_volume(model, case)
+    (*same, region) = score_volume(model, case, regions=True)
+    assert same == plain
+    assert (region.label, region.label_name) == (-1, "whole")
+    united = np.isin(labels, (1, 3)).astype(np.uint8)
+    (expected,) = score_volume(model, case_of(label_maps=(united,)))
+    assert region.dsc == expected.dsc > 0
+    assert (region.nsd, region.hd95_mm) == (expected.nsd, expected.hd95_mm)
+
+
 def test_a_missed_object_scores_zero(model: Sam2, monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of()
     monkeypatch.setattr(evaluate, "propagate", Oracle(np.zeros_like(case.label_maps[0])))

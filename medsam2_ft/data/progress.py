@@ -94,8 +94,8 @@ class TrainingProgress:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues at a saved position.
 
-        An epoch of other data (cases, seed, share of negatives) cannot be continued: it begins
-        anew, with a warning.
+        An epoch of other data (cases, seed, share of negatives, weights) cannot be continued: it
+        begins anew, with a warning.
 
         Args:
             state: What ``state_dict`` returned.
@@ -105,8 +105,8 @@ class TrainingProgress:
         self._start_count = int(state["batches"])
         if state["data"] != self._batches.fingerprint:
             warnings.warn(
-                "The training data differ from those of the checkpoint (cases, seed or share of "
-                f"negatives): epoch {self._start.epoch} begins anew.",
+                "The training data differ from those of the checkpoint (cases, seed, share of "
+                f"negatives or weights): epoch {self._start.epoch} begins anew.",
                 stacklevel=2,
             )
             self._start, self._moved = Position(self._start.epoch), True

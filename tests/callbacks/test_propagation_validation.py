@@ -247,6 +247,17 @@ def test_summary_weighs_labels_equally_and_skips_nan() -> None:
     assert set(only_memory) == {"volume_dsc", "volume_nsd", "volume_dsc/liver", "volume_nsd/liver"}
 
 
+def test_modalities_weigh_the_same_whatever_their_labels() -> None:
+    ct, pet = replace(SCORE, modality="CT"), replace(SCORE, modality="PET", dsc=0.9)
+    scores = [ct, replace(ct, label_name="spleen", dsc=0.1), replace(SCORE, dsc=0.2), pet]
+    values = summarize(scores, "box")
+    assert values["CT/volume_dsc"] == pytest.approx(0.3)
+    assert values["PET/volume_dsc"] == pytest.approx(0.9)
+    assert values["unknown/volume_dsc"] == pytest.approx(0.2)
+    assert values["volume_dsc"] == pytest.approx(1.4 / 3)
+    assert values["volume_dsc/liver"] == pytest.approx((0.5 + 0.2 + 0.9) / 3)
+
+
 def test_hundreds_of_instances_are_not_logged_one_by_one() -> None:
     scores = [replace(SCORE, label=i, label_name=str(i)) for i in range(MAX_LOGGED_LABELS + 1)]
     with pytest.warns(UserWarning, match="65 labels"):

@@ -49,7 +49,7 @@ class Recorder(LightningModule):
 
 
 def fit(
-    data_dir: Path,
+    data_dir: Path | list[str],
     root: Path,
     *,
     ckpt: Path | None = None,
@@ -59,7 +59,8 @@ def fit(
 ) -> Recorder:
     module = Recorder()
     options = {"batch_size": 2, "num_workers": 0, "image_size": 64, "negative_share": 0.3}
-    loader = SliceDataModule(str(data_dir), **(options | (data or {})))
+    folders = data_dir if isinstance(data_dir, list) else str(data_dir)
+    loader = SliceDataModule(folders, **(options | (data or {})))
     Trainer(
         accelerator="cpu",
         devices=1,
@@ -131,6 +132,22 @@ def test_resumed_run_sees_the_same_samples(
         resumed = fit(data_dir, tmp_path, ckpt=checkpoint, **options)
         assert resumed.seen == whole.seen[done:], checkpoint.name
         assert resumed.epochs == whole.epochs[done:], checkpoint.name
+
+
+def test_resumed_run_on_weighted_sets_sees_the_same_samples(
+    data_dir: Path, tmp_path: Path, make_case: Any
+) -> None:
+    for k in range(2):
+        make_case(tmp_path / "rare" / "train", f"rare{k}", value=40 + k, colour=True)
+    sets = [str(data_dir), str(tmp_path / "rare")]
+    data = {"dataset_weights": {"rare": 2.5, "data": 0.75}}
+    folder = tmp_path / "checkpoints"
+    whole = fit(sets, tmp_path, data=data, callbacks=[SaveAlways(folder)])
+    for checkpoint in sorted(folder.glob("*.ckpt"))[::2]:
+        resumed = fit(sets, tmp_path, data=data, ckpt=checkpoint)
+        assert resumed.seen == whole.seen[batches_done(checkpoint) :], checkpoint.name
+    with pytest.warns(UserWarning, match="weights.* begins anew"):
+        fit(sets, tmp_path, ckpt=folder / "step-5.ckpt")
 
 
 def test_every_epoch_has_every_slice_once_in_another_order(data_dir: Path, tmp_path: Path) -> None:
