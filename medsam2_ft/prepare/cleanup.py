@@ -182,7 +182,10 @@ def split_instances(
         _check_instances(label, ids, {*label_ids(label_map), *taken})
         lookup = np.zeros(len(sizes), np.uint16)
         lookup[order] = ids
-        result = np.where(mask, lookup[components], result.astype(np.uint16))
+        if not instances:
+            result = label_map.astype(np.uint16)
+        for plane, inside, numbers in zip(result, mask, components, strict=True):
+            np.copyto(plane, lookup[numbers], where=inside)
         instances[label] = ids
     return result, instances
 

@@ -80,6 +80,11 @@ def _stored_case(pair: Pair, settings: Settings) -> Case | None:
             f"{pair.image.path}: npz images are 0-255 already, so that --window {settings.window} "
             "cannot apply; leave it out, or prepare the original volumes"
         )
+    if settings.channel is not None:
+        raise UserError(
+            f"{pair.image.path}: npz images have one channel or three colours, so that --channel "
+            f"{settings.channel} cannot apply; leave it out"
+        )
     return read_case(pair.image.path)
 
 
@@ -89,7 +94,6 @@ def _read(
     """The case without labels, the labels as the file has them on its grid, and notes."""
     if stored is None:
         source = read_volume(pair.image.source, settings.image_key, settings.channel)
-        source = replace(source, is_video=source.is_video or settings.video)
     else:
         known = stored.geometry != Geometry()
         source = Volume(stored.image, stored.geometry, known, stored.is_video, stored.modality)
@@ -102,6 +106,8 @@ def _read(
         notes += more
     else:
         gray, rule = stored.image, stored.intensity or IntensityRule("keep")
+    # lets go of the stored values, which are wider than the gray ones
+    source = replace(source, array=gray, is_video=source.is_video or settings.video)
     turn, more = _turn(source, settings)
     case = Case(
         name=pair.name,
@@ -111,8 +117,11 @@ def _read(
         intensity=rule,
         is_video=source.is_video,
     )
-    maps = tuple(np.ascontiguousarray(turn.array(label_map)) for label_map in labels.maps)
-    return case, replace(labels, maps=maps, geometry=case.geometry), [*notes, *more]
+    maps, labels = list(labels.maps), replace(labels, maps=())
+    turned = []
+    while maps:  # one at a time, so that no map is held twice
+        turned.append(np.ascontiguousarray(turn.array(maps.pop(0))))
+    return case, replace(labels, maps=tuple(turned), geometry=case.geometry), [*notes, *more]
 
 
 def _modality(

@@ -158,6 +158,9 @@ class TestImage:
         case, notes = convert(path, None)
         assert case.modality == "CT"
         assert notes == ["the file says MR; --modality CT was used"]
+        assert convert(path, None, video=True)[0].is_video
+        with pytest.raises(UserError, match=r"x\.npz.*--channel 1 cannot apply"):
+            convert(path, None, channel=1)
 
     def test_dicom_of_another_modality(self, test_data: Path) -> None:
         series = next(iter(sorted((test_data / "CT").rglob("*.dcm"))), None)
