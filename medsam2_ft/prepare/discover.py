@@ -3,14 +3,22 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.io import DICOM_SUFFIXES, LABEL_SUFFIXES, VOLUME_SUFFIXES, file_stem, file_suffix
+from medsam2_ft.io import (
+    ARCHIVE_SUFFIXES,
+    DICOM_SUFFIXES,
+    LABEL_SUFFIXES,
+    VOLUME_SUFFIXES,
+    file_stem,
+    file_suffix,
+)
 from medsam2_ft.io.signatures import is_dicom
 from medsam2_ft.io.sources import Source
-from medsam2_ft.prepare.naming import tidy_name, without_roles
+from medsam2_ft.prepare.naming import case_name, tidy_name, without_roles
 from medsam2_ft.prepare.sources import SourceFile
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def list_sources(root: Path, glob: str, exclude: Path, role: str) -> Listing:
         UserError: There is no such file or folder.
     """
     if root.is_file():
-        return _listing(root.parent, [root])
+        return _listing(root.parent, escape(root.name), [root])
     if not root.is_dir():
         raise UserError(f"{root}: there is no such {role} file or folder")
     skip = exclude.resolve()
@@ -56,13 +64,30 @@ def list_sources(root: Path, glob: str, exclude: Path, role: str) -> Listing:
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
         if not hidden and path.is_file() and skip not in path.resolve().parents:
             found.append(path)
-    return _listing(root, found)
+    return _listing(root, glob, found)
 
 
-def _listing(root: Path, paths: Sequence[Path]) -> Listing:
+def _listing(root: Path, glob: str, paths: Sequence[Path]) -> Listing:
     dicom = {path for path in paths if _looks_like_dicom(path)}
-    files = tuple(p for p in paths if p not in dicom and file_suffix(p) in _KNOWN_SUFFIXES)
-    return Listing(root, files, tuple(_series_of(root, dicom)) if dicom else ())
+    series = list(_series_of(root, glob, dicom)) if dicom else []
+    archives = [path for path in paths if file_suffix(path) in ARCHIVE_SUFFIXES]
+    series += [found for path in archives for found in _series_in(path)]
+    taken = dicom | {path for found in series for path in found.files}
+    files = tuple(p for p in paths if p not in taken and file_suffix(p) in _KNOWN_SUFFIXES)
+    return Listing(root, files, tuple(series))
+
+
+def _series_in(archive: Path) -> list["Series"]:
+    """The DICOM image that an archive holds, as a series of one file: the archive."""
+    from medsam2_ft.io.archive import unpacked
+    from medsam2_ft.io.dicom import scan
+
+    try:
+        with unpacked(archive) as folder:
+            images = [series for series in scan(folder) if series.kind == "image"]
+    except UserError:
+        return []  # reading it for its case says what is wrong
+    return [replace(image, folder=archive.parent, files=(archive,)) for image in images[:1]]
 
 
 def _looks_like_dicom(path: Path) -> bool:
@@ -70,11 +95,11 @@ def _looks_like_dicom(path: Path) -> bool:
     return suffix in DICOM_SUFFIXES or (suffix not in _KNOWN_SUFFIXES and is_dicom(path))
 
 
-def _series_of(root: Path, dicom: set[Path]) -> Iterable["Series"]:
+def _series_of(root: Path, glob: str, dicom: set[Path]) -> Iterable["Series"]:
     """Series of the files in ``dicom``; a segmentation of several files is one for each."""
     from medsam2_ft.io.dicom import scan
 
-    for series in scan(root):
+    for series in scan(root, glob):
         files = tuple(path for path in series.files if path in dicom)
         if series.kind == "labels":
             for path in files:
@@ -115,6 +140,9 @@ def _image_series(listing: Listing, series: Sequence["Series"]) -> list[SourceFi
             path = entry.files[0]
             relative = PurePath(path.relative_to(listing.root))
             title = _file_title(relative)
+            if file_suffix(path) in ARCHIVE_SUFFIXES:
+                found.append(SourceFile(Source(path), relative, case_name(relative), entry))
+                continue
         else:
             path = entry.folder
             relative = _folder_path(listing.root, path)

@@ -10,7 +10,7 @@ from medsam2_ft.io import LABEL_SUFFIXES, VOLUME_SUFFIXES
 from medsam2_ft.prepare.discover import Listing, images_of, labels_of, list_sources
 from medsam2_ft.prepare.matching import Found, Match, find_images, find_labels, match, titled
 from medsam2_ft.prepare.naming import looks_like_label, tidy_name
-from medsam2_ft.prepare.patients import Veil, make_veil
+from medsam2_ft.prepare.patients import Veil, make_veil, salt_of, name_spellings
 from medsam2_ft.prepare.patterns import OBJECT, PATIENT, Pattern, parse_pattern
 from medsam2_ft.prepare.rules import pair_by_rules
 from medsam2_ft.prepare.sources import SourceFile
@@ -53,12 +53,14 @@ class Sources:
     Attributes:
         pairs: One entry per image, sorted by name.
         unused_labels: Label files that belong to no image, relative to their folder, sorted.
+        used_labels: Label files that belong to an image, in the same way.
         left_out: DICOM series of another modality than the one that was asked for.
         veil: Keeps identifiers out of what is written.
     """
 
     pairs: tuple[Pair, ...]
     unused_labels: tuple[str, ...]
+    used_labels: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     veil: Veil = field(default_factory=Veil)
 
@@ -72,6 +74,7 @@ def find_sources(
     exclude: Path,
     modality: str | None = None,
     name_prefix: str = "",
+    salt: bytes | None = None,
 ) -> Sources:
     """Finds images and labels and pairs them.
 
@@ -118,19 +121,19 @@ def find_sources(
     if not beside and not found_labels:
         raise UserError(_no_match(labels or images, "label", label_pattern))
     matches = _paired(kept, offered, image_pattern, label_pattern)
-    veil = make_veil(exclude, _patients((listing, other)))
+    veil = make_veil(salt or salt_of(exclude), _patients((listing, other)))
     pairs = [_pair(entry, veil, label_pattern, name_prefix) for entry in matches]
-    _check_names(pairs)
-    used = {path for entry in matches if entry.label for path in _paths(entry.label)}
-    unused = {
-        veil.path(file.relative).as_posix()
-        for found in offered
-        for file in found.pieces.values() or (found.file,)
-        if file.path not in used
-    }
+    check_names(pairs)
+    taken = {path for entry in matches if entry.label for path in _paths(entry.label)}
+    files = [file for found in offered for file in found.pieces.values() or (found.file,)]
+    used, unused = (
+        {veil.path(f.relative).as_posix() for f in files if (f.path in taken) == wanted}
+        for wanted in (True, False)
+    )
     return Sources(
         tuple(sorted(pairs, key=lambda pair: pair.name)),
         tuple(sorted(unused)),
+        tuple(sorted(used)),
         tuple(sorted(f"{veil.text(f.file.case)} ({_stated(f.file)})" for f in left_out)),
         veil,
     )
@@ -254,12 +257,20 @@ def _patient(entry: Match, veil: Veil) -> str:
 
 
 def _patients(listings: Iterable[Listing]) -> list[str] | None:
-    """Every PatientID, None where there is no DICOM file."""
+    """Every PatientID and name, None where there is no DICOM file."""
     series = [entry for listing in listings for entry in listing.series]
-    return [entry.patient for entry in series] if series else None
+    if not series:
+        return None
+    names = {spelling for entry in series for spelling in name_spellings(entry.name)}
+    return [*{entry.patient for entry in series}, *names]
 
 
-def _check_names(pairs: Iterable[Pair]) -> None:
+def check_names(pairs: Iterable[Pair]) -> None:
+    """Makes sure that no two cases have the same name.
+
+    Raises:
+        UserError: Two have.
+    """
     seen: dict[str, Pair] = {}
     for pair in pairs:
         # Some file systems do not tell upper from lower case.

@@ -15,6 +15,7 @@ SALT = ".patient_salt"
 """File in the output folder. Who has it can test whether a given id is in the manifest."""
 _SALT_BYTES = 32
 _SHOWN_DIGITS = 12
+_SHORTEST_NAME = 3  # shorter family names are words of other meaning too often
 
 _UID = r"\d+(?:\.\d+){4,}"
 _DATE = (
@@ -29,7 +30,8 @@ class Veil:
 
     Attributes:
         salt: Makes the hashes useless to who does not have it.
-        patients: Every PatientID of the input; without any DICOM file None, and nothing changes.
+        patients: Every PatientID and name of the input; without any DICOM file None, and nothing
+            changes.
     """
 
     salt: bytes = field(default=b"", repr=False)
@@ -44,10 +46,10 @@ class Veil:
         return f"p{self.digest(_plain(patient_id))}"
 
     def text(self, text: str) -> str:
-        """Returns ``text`` with hashes for PatientIDs, DICOM UIDs and dates.
+        """Returns ``text`` with hashes for patients, DICOM UIDs and dates.
 
-        A PatientID counts where it stands as a word of its own, whatever separates its pieces
-        (``STS_008``, ``sts-008``).
+        A PatientID or name counts where it stands as a word of its own, whatever separates its
+        pieces (``STS_008``, ``sts-008``).
         """
         return text if self.patients is None else self._pattern.sub(self._replaced, text)
 
@@ -77,12 +79,20 @@ def _spelling(patient_id: str) -> str:
     return r"(?:[^\w/]|_)*".join(words)
 
 
+def name_spellings(name: str) -> list[str]:
+    """Returns how a DICOM name ``family^given^...`` may be written in the name of a folder."""
+    family, *given = [part for part in re.split(r"[\^=]", name) if part.strip()] or [""]
+    whole = [" ".join([family, *given]), " ".join([*given, family])]
+    return [*whole, family] if len(family) >= _SHORTEST_NAME else whole
+
+
 def make_veil(out: Path, patients: Iterable[str] | None) -> Veil:
     """Makes the veil for an input.
 
     Args:
         out: Output folder; its salt is used where it has one.
-        patients: Every PatientID of the input, empty ones included; None without DICOM files.
+        patients: Every PatientID and spelling of a name, empty ones included; None without DICOM
+            files.
 
     Raises:
         UserError: The salt cannot be read.

@@ -1,5 +1,6 @@
 """What prepare says on the terminal: progress while it works, and a summary."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from medsam2_ft.prepare.manifest import Record
 from medsam2_ft.prepare.splits import SPLITS
 
 _SHOWN = 10  # how many names a line lists
+_SPEED_SECONDS = 600.0  # over how long the bar averages the speed
+_LONG_SECONDS = 60  # from when on plain lines say how long it still takes
 
 
 def outcome(record: Record) -> str:
@@ -22,9 +25,17 @@ def outcome(record: Record) -> str:
     return f"{record.name}: {', '.join([*parts, *record.notes])}"
 
 
+def remaining(seconds: float) -> str:
+    """Returns how long it still takes as ``, 12 min left``; empty under a minute."""
+    if seconds < _LONG_SECONDS:
+        return ""
+    minutes = round(seconds / 60)
+    return f", {minutes} min left" if minutes < 120 else f", {round(minutes / 60)} h left"
+
+
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[Record], None]]:
-    """Shows how far the work is: a bar with the remaining time, or plain lines in a log file.
+    """Shows how far the work is and how long it still takes: a bar, or plain lines in a log file.
 
     Args:
         total: Number of cases.
@@ -36,12 +47,13 @@ def progress(total: int) -> Iterator[Callable[[Record], None]]:
 
     console = Console(soft_wrap=True, highlight=False)
     if not console.is_terminal:
-        done = 0
+        done, started = 0, time.monotonic()
 
         def line(record: Record) -> None:
             nonlocal done
             done += 1
-            print(f"[{done}/{total}] {outcome(record)}", flush=True)
+            left = (time.monotonic() - started) / done * (total - done)
+            print(f"[{done}/{total}{remaining(left)}] {outcome(record)}", flush=True)
 
         yield line
         return
@@ -62,7 +74,8 @@ def progress(total: int) -> Iterator[Callable[[Record], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    # a case may take half a minute, so that the speed of the last seconds says little
+    with Progress(*columns, console=console, speed_estimate_period=_SPEED_SECONDS) as bar:
         task = bar.add_task("preparing", total=total)
 
         def advance(record: Record) -> None:

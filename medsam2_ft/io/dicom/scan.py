@@ -29,6 +29,7 @@ _SCAN_TAGS: tuple[AnyTag, ...] = (
     "SOPClassUID",
     "Modality",
     "PatientID",
+    "PatientName",
     "SeriesInstanceUID",
     "SeriesNumber",
     "FrameOfReferenceUID",
@@ -57,6 +58,7 @@ class Series:
         number: Series number.
         refers_to: Series UIDs that labels refer to.
         notes: What was found odd.
+        name: Patient name in clear, ``family^given``, "" where there is none.
     """
 
     folder: Path
@@ -69,6 +71,7 @@ class Series:
     number: int | None
     refers_to: frozenset[str] = field(default=frozenset(), repr=False)
     notes: tuple[str, ...] = ()
+    name: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def _entry(path: Path) -> _Entry | None:
             frame_of_reference=_frame_of_reference(dataset),
             number=None if number < 0 else number,
             refers_to=frozenset(_references(dataset)) if kind == "labels" else frozenset(),
+            name=text(dataset, "PatientName"),
         )
         shared = (uid,) if uid else (str(path.parent), str(number))
         is_alone = kind == "labels" or _is_alone(dataset)
@@ -187,6 +191,7 @@ def _joined(entries: list[_Entry], broken: Counter[Path]) -> Series:
         frame_of_reference=first.frame_of_reference,
         number=first.number,
         refers_to=first.refers_to,
+        name=first.name,
         notes=(f"{unreadable} files beside it are not readable",) if unreadable else (),
     )
 
