@@ -121,7 +121,11 @@ def _names(where: str, value: object) -> dict[int, str]:
 def _regions(where: str, value: object) -> Regions:
     if not isinstance(value, dict) or not value:
         raise UserError(f"{where} is {value!r}; it must be {{name: [ids]}}")
-    return {str(name): _ids(f"{where}: {name}", ids) for name, ids in value.items()}
+    regions = {str(name): _ids(f"{where}: {name}", ids) for name, ids in value.items()}
+    for name, ids in regions.items():
+        if 0 in ids:
+            raise UserError(f"{where}: {name} holds id 0, the background; leave it out")
+    return regions
 
 
 def _text(where: str, value: object) -> str:

@@ -241,3 +241,34 @@ class TestLabels:
             convert(ct, empty)
         with pytest.raises(NoLabelsError, match="no label file was found"):
             convert(ct, None)
+
+
+class TestRealData:
+    @pytest.mark.parametrize("patient", ["STS_008", "STS_019"])
+    def test_a_tumour_drawn_on_the_ct_lies_in_the_pet(self, test_data: Path, patient: str) -> None:
+        image = test_data / f"PET/ibsi_sts_nifti/{patient}/PET_image.nii.gz"
+        label = test_data / f"CT/ibsi_sts_nifti/{patient}/CT_mask.nii.gz"
+        case, notes = convert(image, label, modality="PET")
+        resampled = SimpleITK.Resample(
+            SimpleITK.ReadImage(str(label)), SimpleITK.ReadImage(str(image)),
+            SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0,
+        )  # fmt: skip
+        np.testing.assert_array_equal(case.label_maps[0], SimpleITK.GetArrayFromImage(resampled))
+        fine = nib.load(label)
+        mm3 = np.count_nonzero(fine.dataobj) * np.prod(fine.header.get_zooms())
+        got = int(case.label_maps[0].astype(bool).sum()) * np.prod(case.geometry.spacing_mm)
+        assert got == pytest.approx(mm3, rel=0.03)
+        assert f"({mm3:.6g} mm3) became" in notes[0]
+
+    @pytest.mark.parametrize(("slices", "codes"), [("axial", "LPS"), ("stored", "PSR")])
+    def test_a_sagittal_scan(self, test_data: Path, slices: str, codes: str) -> None:
+        folder = test_data / "MR/sct_spinalcord"
+        label = folder / "t2_seg-manual.nii.gz"
+        case, _ = convert(folder / "t2.nii.gz", label, modality="MR", slices=slices)
+        wanted = nib.orientations.axcodes2ornt(tuple(codes))
+        source = nib.load(label)
+        stored = nib.orientations.io_orientation(source.affine)
+        turned = source.as_reoriented(nib.orientations.ornt_transform(stored, wanted))
+        np.testing.assert_array_equal(case.label_maps[0], np.asarray(turned.dataobj).T)
+        spacing = tuple(reversed(turned.header.get_zooms()))
+        assert case.geometry.spacing_mm == pytest.approx(spacing)
