@@ -38,6 +38,7 @@ _DAMAGED = (
     imagecodecs.PngError,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
+    UserWarning,
 )
 
 
@@ -91,6 +92,8 @@ def decode_picture(path: Path) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Pillow would go on with the first frame alone
+            warnings.filterwarnings("error", "Invalid APNG", UserWarning)
             return _decode(path, start)
     except UserError:
         raise
