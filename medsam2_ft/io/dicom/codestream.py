@@ -9,6 +9,8 @@ import struct
 from dataclasses import dataclass
 
 _NO_FRAME_HEADER = (0xC4, 0xC8, 0xCC)  # DHT, JPG, DAC lie among the frame headers
+_SOC_SIZ = b"\xff\x4f\xff\x51"
+_LONGEST_BOXES = 4096
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))
 
 
@@ -29,10 +31,13 @@ def codestream_size(data: bytes) -> CodestreamSize | None:
     """
     if data[:2] == b"\xff\xd8":
         return _jpeg_size(data)
-    start = 0 if data[:4] == b"\xff\x4f\xff\x51" else data[:4096].find(b"\xff\x4f\xff\x51")
-    if start < 0:
-        return None
-    return _jpeg2000_size(data[start + 4 :])
+    start = jpeg2000_start(data)
+    return None if start < 0 else _jpeg2000_size(data[start + 4 :])
+
+
+def jpeg2000_start(data: bytes) -> int:
+    """Returns where a JPEG 2000 codestream begins, behind the boxes of a JP2 file; -1: nowhere."""
+    return data[:_LONGEST_BOXES].find(_SOC_SIZ)
 
 
 def _jpeg_size(data: bytes) -> CodestreamSize:

@@ -1,10 +1,11 @@
 """Opens DICOM files with pydicom so that a damaged one ends in one known error.
 
 pydicom raises whatever a bad value leads to, and quotes values (which may name a patient) in its
-warnings and errors. Here every call to it stands within ``damaged_as_user_error``: warnings are
-dropped, and the error names the file and nothing that stands in it.
+warnings, log and errors. Here every call to it stands within ``damaged_as_user_error``: warnings
+and log are dropped, and the error names the file and nothing that stands in it.
 """
 
+import logging
 import math
 import struct
 import warnings
@@ -28,6 +29,9 @@ except ImportError as error:
     raise UserError(
         "DICOM files need pydicom, which is not installed; run: pip install 'medsam2-ft[dicom]'"
     ) from error
+
+_pydicom_log = logging.getLogger("pydicom")
+_pydicom_log.addHandler(logging.NullHandler())  # else Python's handler of last resort prints
 
 AnyTag = str | int
 _INFLATED_LIMIT = 1 << 28  # a deflated file may grow to 256 MB, however small it is
@@ -60,7 +64,9 @@ def damaged_as_user_error(path: Path, what: str = "file") -> Iterator[None]:
     Raises:
         UserError: Anything of ``_DAMAGED`` was raised within.
     """
+    propagates = _pydicom_log.propagate
     try:
+        _pydicom_log.propagate = False
         with config.disable_value_validation(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
@@ -71,6 +77,8 @@ def damaged_as_user_error(path: Path, what: str = "file") -> Iterator[None]:
             f"{path}: the {what} cannot be read ({_reason(error)}); it is missing, truncated, "
             "damaged or not DICOM: copy it again"
         ) from error
+    finally:
+        _pydicom_log.propagate = propagates
 
 
 def _reason(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from medsam2_ft.io.dicom.files import (
     open_dataset,
     text,
 )
+from medsam2_ft.io.dicom.modality import kind_of
 from medsam2_ft.io.npz_zip import check_size
 
 Numbers = tuple[float, ...]
@@ -136,6 +137,10 @@ def read_image_header(path: Path) -> ImageHeader:
     with damaged_as_user_error(path, "header"):
         planes = tuple(planes_of(path, dataset))
         code = text(dataset, "Modality")
+        if kind_of(text(dataset, "SOPClassUID"), code, has_rows=True) != "image":
+            raise UserError(
+                f"{path}: is no image ({code[:16]}); give the image, and labels as labels"
+            )
         return ImageHeader(
             path,
             code,

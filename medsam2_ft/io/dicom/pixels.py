@@ -13,6 +13,7 @@ from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.io.dicom import decoders
 from medsam2_ft.io.dicom.codestream import codestream_size
 from medsam2_ft.io.dicom.files import (
     AnyTag,
@@ -59,6 +60,7 @@ PIXEL_TAGS: tuple[AnyTag, ...] = (
     *_KEYWORDS,
 )
 _WITH_UNITS = ("CT", "PT")  # HU and activity do not change with how they are to be shown
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _MODEST_VALUES = 1 << 26
 _LARGEST_RATIO = 2000  # values per compressed byte beyond which a large frame is a bomb
 
@@ -83,7 +85,8 @@ def stored_frames(
     with damaged_as_user_error(path, "pixel data"):
         decoder = _decoder(path, dataset)
         _check_pixel_data(path, dataset, decoder)
-        values = decoder.iter_array(dataset, indices=list(frames))
+        plugin = decoders.LABEL if decoder.UID in decoders.SYNTAXES else ""
+        values = decoder.iter_array(dataset, indices=list(frames), decoding_plugin=plugin)
     for frame in frames:
         with damaged_as_user_error(path, "pixel data"):
             found = next(values, None)
@@ -98,11 +101,13 @@ def _decoder(path: Path, dataset: Dataset) -> Decoder:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         decoder = None
+    if decoder is not None:
+        decoders.add_to(decoder)
     if decoder is None or not decoder.is_available:
-        name = syntax.name if decoder is not None or not syntax.is_private else "a private encoding"
+        name = "a private encoding" if syntax.is_private else syntax.name
         raise UserError(
-            f"{path}: its pixels are encoded as {name}, which cannot be decoded here; run: "
-            "pip install 'medsam2-ft[dicom]', or convert the file, for example with gdcmconv --raw"
+            f"{path}: its pixels are encoded as {name}, which cannot be decoded here; convert the "
+            "file, for example with gdcmconv --raw (a film: with ffmpeg)"
         )
     return decoder
 
@@ -134,7 +139,7 @@ def _check_pixel_data(path: Path, dataset: Dataset, decoder: Decoder) -> None:
     offsets = _extended_offsets(dataset)
     found = 0
     for frame in generate_frames(data, number_of_frames=frames, extended_offsets=offsets):
-        _check_codestream(path, dataset, frame)
+        _check_codestream(path, dataset, frame, decoder)
         found += 1
     if found < frames:
         raise UserError(
@@ -150,9 +155,11 @@ def _extended_offsets(dataset: Dataset) -> tuple[bytes, bytes] | None:
     return dataset[keys[0]].value, dataset[keys[1]].value
 
 
-def _check_codestream(path: Path, dataset: Dataset, frame: bytes) -> None:
-    size = codestream_size(frame)
+def _check_codestream(path: Path, dataset: Dataset, frame: bytes, decoder: Decoder) -> None:
+    size = codestream_size(frame) if decoder.UID in decoders.SYNTAXES else None
     if size is None:
+        if decoder.UID in decoders.SYNTAXES:
+            raise UserError(f"{path}: its pixels are no {decoder.UID.name}; copy the file again")
         return
     declared = tuple(integer(dataset, key, 1) for key in ("Rows", "Columns", "SamplesPerPixel"))
     if (size.rows, size.columns, size.samples) != declared:
@@ -211,6 +218,12 @@ class FileValues:
                 yield plane, _rescaled(self._as_gray(stored), plane, factor)
 
     def _as_rgb(self, stored: NDArray[Any]) -> NDArray[np.uint8]:
+        """Eight bits of each colour; pydicom has turned the YBR spaces that it knows into RGB."""
+        if self._photometric not in _COLOURS:
+            raise UserError(
+                f"{self.path}: colours as {self._photometric[:20] or 'nothing known'} are not "
+                "supported; convert it to RGB"
+            )
         shift = self._bits_of(stored) - 8
         if self._photometric == "PALETTE COLOR":
             with damaged_as_user_error(self.path, "palette"):

@@ -165,6 +165,8 @@ def _unplaced(where: Path, planes: Sequence[Plane], notes: list[str]) -> Stack:
     spacing = planes[0].spacing_yx_mm
     if spacing is None:
         notes.append("no pixel spacing in the file; 1 mm is taken")
+    if len(planes) > 1:
+        notes.append(f"{len(planes)} frames that do not say where they lie, in the file's order")
     y, x = spacing or (1.0, 1.0)
     geometry = check_geometry(str(where), (x, y, 1.0))
     return Stack(tuple((plane,) for plane in planes), geometry, False, tuple(notes))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
     CTImageStorage,
@@ -20,7 +20,6 @@ from pydicom.uid import (
 SECRET = "Doe^Jane"  # must never show in a note or an error
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
-Change = Callable[[Dataset], None]
 
 
 def base(sop_class: str = CTImageStorage, modality: str = "CT", series: str = "1.2.3") -> Dataset:
@@ -28,7 +27,8 @@ def base(sop_class: str = CTImageStorage, modality: str = "CT", series: str = "1
     meta.MediaStorageSOPClassUID = sop_class
     meta.MediaStorageSOPInstanceUID = generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = Dataset()
+    dataset.file_meta, dataset.preamble = meta, b"\0" * 128
     dataset.SOPClassUID = sop_class
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     dataset.Modality = modality
