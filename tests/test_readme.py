@@ -83,6 +83,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"case_{number}.nii.gz"
         nibabel.Nifti1Image(hounsfield, affine).to_filename(folder / "images" / name)
         nibabel.Nifti1Image(gts.T.astype(np.int16), affine).to_filename(folder / "labels" / name)
+    for name, modality, colour in (("ct", "CT", False), ("polyps", "endoscopy", True)):
+        for number in range(2):
+            path = folder / "DATA" / name / f"{name}_{number}.npz"
+            synthetic.write_npz(path, modality=modality, colour=colour, seed=number)
     return folder
 
 

@@ -232,7 +232,7 @@ def test_real_cases_of_all_modalities(test_data: Path, tmp_path: Path) -> None:
     assert code == 0, log.read_text()
     values = {k: v for k, v in logged(tmp_path / "run").items() if k.endswith("/dsc")}
     named = {name.split("/")[1] for name in values if name.count("/") == 2}
-    assert len(named) >= 5
+    assert len(named) >= 9, "most modalities have more than one case"
     assert all(math.isfinite(value) for value in values.values())
 
 
