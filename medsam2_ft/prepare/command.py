@@ -10,14 +10,13 @@ from medsam2_ft import __version__
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.orient import Slices
 from medsam2_ft.prepare.folder import locked, tidy
-from medsam2_ft.prepare.jobs import make_jobs
+from medsam2_ft.prepare.inputs import Input, Work, find_work
 from medsam2_ft.prepare.leakage import same_images
 from medsam2_ft.prepare.manifest import Record, write_manifest
-from medsam2_ft.prepare.pairing import ANY_FILE, find_sources
+from medsam2_ft.prepare.pairing import ANY_FILE
 from medsam2_ft.prepare.patients import keep_salt
 from medsam2_ft.prepare.report import print_summary, warnings_about
 from medsam2_ft.prepare.run import Result, checked_splits, run
-from medsam2_ft.prepare.settings import cleanup_from, make_settings
 from medsam2_ft.prepare.splits import SPLITS, SplitRule
 from medsam2_ft.types import Modality
 
@@ -120,66 +119,117 @@ def prepare(
     Raises:
         UserError: Bad input; of cases that fail, after all others have been written.
     """
-    started = time.monotonic()
-    cleanup = cleanup_from(drop_labels, instances_of, min_voxels_3d, min_pixels_2d)
-    settings = make_settings(
-        modality,
-        window,
-        cleanup,
-        label_names,
+    entry = Input(
+        images,
+        labels,
+        modality=modality,
+        window=window,
+        label_names=label_names,
+        drop_labels=drop_labels,
+        instances_of=instances_of,
+        min_voxels_3d=min_voxels_3d,
+        min_pixels_2d=min_pixels_2d,
         label_rules=label_rules,
         slices=slices,
         channel=channel,
         video=video,
-    )
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers is {workers}; it must be at least 1")
-    sources = find_sources(
-        images,
-        labels,
         image_glob=image_glob,
         label_glob=label_glob,
-        exclude=out,
-        modality=modality,
         name_prefix=name_prefix,
+        group=group,
     )
-    jobs = make_jobs(sources.pairs, settings, images, out, group)
-    split_rule = SplitRule(val_share, test_share, seed, split_file, group)
-    given_splits = checked_splits(split_rule, jobs)
+    return prepare_inputs(
+        [entry],
+        out,
+        val_share=val_share,
+        test_share=test_share,
+        split_file=split_file,
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
+    )
+
+
+def prepare_inputs(
+    inputs: Sequence[Input],
+    out: Path,
+    *,
+    val_share: float = 0.1,
+    test_share: float = 0.0,
+    split_file: Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> PrepareSummary:
+    """Prepares several inputs in one run: one split over all of them, one manifest.
+
+    Args:
+        inputs: At least one; of several, those without any image are passed over.
+        out: See ``prepare``, as for all that follow.
+        val_share: Share of validation.
+        test_share: Share of testing.
+        split_file: Gives the split instead.
+        seed: Of the split.
+        workers: Processes.
+        overwrite: Build everything again.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UserError: See ``prepare``; ``NothingFoundError`` where no input has an image.
+    """
+    started = time.monotonic()
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}; it must be at least 1")
+    work = find_work(inputs, out)
+    split_rule = SplitRule(val_share, test_share, seed, split_file, work.group)
+    given_splits = checked_splits(split_rule, work.jobs)
     with locked(out):
-        keep_salt(out, sources.veil)
+        keep_salt(out, work.veil)
         result = run(
             out,
-            jobs,
+            work.jobs,
             split_rule,
             given_splits,
             workers=workers,
             overwrite=overwrite,
-            veil=sources.veil,
+            veil=work.veil,
         )
         lists = {
-            "unused_labels": sources.unused_labels,
-            "left_out": sources.left_out,
+            "unused_labels": work.unused_labels,
+            "left_out": work.left_out,
             "same_images": same_images(result.manifest.records.values()),
         }
-        write_manifest(out, result.manifest, lists, sources.veil, __version__)
+        write_manifest(out, result.manifest, lists, work.veil, __version__)
         tidy(out)
+    _report(inputs, work, result, lists["same_images"], out)
+    _complain(result.current, out)
+    return _summary(out, result, time.monotonic() - started)
+
+
+def _report(
+    inputs: Sequence[Input], work: Work, result: Result, same: Sequence[Sequence[str]], out: Path
+) -> None:
     print_summary(
         result.current,
         len(result.ready),
         {
-            "label files without an image": sources.unused_labels,
-            "series of another modality, left out": sources.left_out,
+            "passed over, for no image matches": work.absent,
+            "label files without an image": work.unused_labels,
+            "series of another modality, left out": work.left_out,
             "kept from other inputs": result.earlier,
-            "cases with the same image, kept in one split": [
-                " = ".join(names) for names in lists["same_images"]
-            ],
+            "cases with the same image, kept in one split": [" = ".join(names) for names in same],
         },
-        warnings_about(result.current, {"drop_labels": drop_labels, "instances_of": instances_of}),
+        warnings_about(
+            result.current,
+            {
+                "drop_labels": [i for entry in inputs for i in entry.drop_labels or ()],
+                "instances_of": [i for entry in inputs for i in entry.instances_of or ()],
+            },
+        ),
         str(out),
     )
-    _complain(result.current, out)
-    return _summary(out, result, time.monotonic() - started)
 
 
 def _complain(records: Sequence[Record], out: Path) -> None:

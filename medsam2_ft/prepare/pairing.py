@@ -10,7 +10,7 @@ from medsam2_ft.io import LABEL_SUFFIXES, VOLUME_SUFFIXES
 from medsam2_ft.prepare.discover import Listing, images_of, labels_of, list_sources
 from medsam2_ft.prepare.matching import Found, Match, find_images, find_labels, match, titled
 from medsam2_ft.prepare.naming import looks_like_label, tidy_name
-from medsam2_ft.prepare.patients import Veil, make_veil, salt_of, name_spellings
+from medsam2_ft.prepare.patients import Veil, make_veil, name_spellings, salt_of
 from medsam2_ft.prepare.patterns import OBJECT, PATIENT, Pattern, parse_pattern
 from medsam2_ft.prepare.rules import pair_by_rules
 from medsam2_ft.prepare.sources import SourceFile
@@ -88,6 +88,7 @@ def find_sources(
         exclude: Folder that is not searched (the output).
         modality: DICOM series that state another one are left out.
         name_prefix: Put before every case name.
+        salt: Of the hashes; None: that of ``exclude``.
 
     Returns:
         The pairs, and what was left over.

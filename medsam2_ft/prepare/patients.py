@@ -86,20 +86,30 @@ def name_spellings(name: str) -> list[str]:
     return [*whole, family] if len(family) >= _SHORTEST_NAME else whole
 
 
-def make_veil(out: Path, patients: Iterable[str] | None) -> Veil:
-    """Makes the veil for an input.
-
-    Args:
-        out: Output folder; its salt is used where it has one.
-        patients: Every PatientID and spelling of a name, empty ones included; None without DICOM
-            files.
+def salt_of(out: Path) -> bytes:
+    """Returns the salt of an output folder, a new one where it has none.
 
     Raises:
         UserError: The salt cannot be read.
     """
-    if patients is None:
-        return Veil()
-    return Veil(_read_salt(out) or secrets.token_bytes(_SALT_BYTES), tuple(sorted(set(patients))))
+    return _read_salt(out) or secrets.token_bytes(_SALT_BYTES)
+
+
+def make_veil(salt: bytes, patients: Iterable[str] | None) -> Veil:
+    """Makes the veil for an input.
+
+    Args:
+        salt: From ``salt_of``.
+        patients: Every PatientID and spelling of a name, empty ones included; None without DICOM
+            files.
+    """
+    return Veil() if patients is None else Veil(salt, tuple(sorted(set(patients))))
+
+
+def joined_veil(salt: bytes, veils: Iterable[Veil]) -> Veil:
+    """Makes the veil for several inputs; all of theirs have the same salt."""
+    known = [veil.patients for veil in veils if veil.patients is not None]
+    return make_veil(salt, [patient for ids in known for patient in ids] if known else None)
 
 
 def keep_salt(out: Path, veil: Veil) -> None:
