@@ -116,6 +116,16 @@ def test_what_is_lost_is_said() -> None:
     assert result.notes[2] == "no voxel is left of label 7: outside, or too small"
 
 
+def test_what_lies_before_and_behind_is_outside() -> None:
+    like = Geometry((1.0, 1.0, 1.0), (2.0, 0.0, 0.0))
+    labels = LabelVolume((np.ones((1, 1, 9), np.uint8),), {}, Geometry())
+    (note,) = regrid_labels(labels, like, (1, 1, 4)).notes
+    assert note.endswith("; 5 voxels lay outside the image")  # two and three
+    labels = LabelVolume((np.ones((1, 1, 5), np.uint8),), {}, Geometry())
+    (note,) = regrid_labels(labels, like, (1, 1, 4)).notes
+    assert note.endswith("; 2 voxels lay outside the image")
+
+
 def test_between_two_voxels_the_upper_one() -> None:
     array = np.zeros((1, 1, 4), np.uint8)
     array[0, 0] = [1, 2, 3, 4]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -234,6 +235,21 @@ class TestLabels:
         case, _ = convert(ct, tmp_path / "seg.nii.gz")
         for index, layer in enumerate(layers):
             np.testing.assert_array_equal(case.label_maps[index] == index + 1, layer == 1)
+
+    def test_hdf5_holds_both(self, tmp_path: Path) -> None:
+        path = tmp_path / "both.h5"
+        with h5py.File(path, "w") as file:
+            file["scans/first"] = ct_like(seed=1)
+            file["scans/second"] = ct_like(seed=2)
+            file["drawn/by_a"] = box_labels()
+            file["drawn/by_b"] = box_labels()[::-1]
+        rules = {"image_key": "scans/second", "values": {"key": "drawn/by_b"}}
+        case, _ = convert(path, None, label_rules=rules)
+        np.testing.assert_array_equal(case.label_maps[0], box_labels()[::-1])
+        expected = np.rint((np.clip(ct_like(seed=2), -160.0, 240.0) + 160) / 400 * 255)
+        assert np.abs(case.image.astype(int) - expected).max() <= 1
+        with pytest.raises(UserError, match=r"both\.h5"):
+            convert(path, None)
 
     def test_background_only(self, tmp_path: Path, ct: Path) -> None:
         empty = write_nifti(tmp_path / "e.nii", np.zeros((9, 9, 9), np.uint8), np.eye(4))
