@@ -96,7 +96,9 @@ def _values(pair: Pair, settings: Settings) -> LabelValues:
     if "objects" in (pair.parts, settings.values.parts):
         return replace(settings.values, parts="objects")
     names = settings.label_names
-    in_order = tuple(names.get(label, "") for label in range(1, max(names, default=0) + 1))
+    if not names:
+        return settings.values  # its part_names hold the names of all cases
+    in_order = tuple(names.get(label, "") for label in range(1, max(names) + 1))
     return replace(settings.values, part_names=in_order)
 
 
