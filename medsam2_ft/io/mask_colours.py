@@ -35,12 +35,19 @@ def by_legend(
     result: NDArray[Any] = np.zeros(pixels.shape[:3], np.uint8 if ids.max() <= 255 else np.uint16)
     unknown: Counter[int] = Counter()
     for z, plane in enumerate(pixels):
-        codes, inverse, counts = np.unique(_codes(plane), return_inverse=True, return_counts=True)
-        found = np.array([_nearest(int(code), colours, ids, tolerance) for code in codes])
-        unknown.update(
-            dict(zip(codes[found < 0].tolist(), counts[found < 0].tolist(), strict=True))
-        )
-        result[z] = np.maximum(found, 0)[inverse.reshape(plane.shape[:2])]
+        codes = _codes(plane)
+        left = np.ones(codes.shape, np.bool_)
+        for colour, label in zip(_codes(colours[None])[0], ids, strict=True):
+            hit = codes == colour
+            result[z][hit] = label
+            left &= ~hit
+        if not left.any():
+            continue
+        others, inverse, counts = np.unique(codes[left], return_inverse=True, return_counts=True)
+        found = np.array([_nearest(int(code), colours, ids, tolerance) for code in others])
+        odd = found < 0
+        unknown.update(dict(zip(others[odd].tolist(), counts[odd].tolist(), strict=True)))
+        result[z][left] = np.maximum(found, 0)[inverse]
     if unknown:
         raise UserError(
             f"{where}: {len(unknown)} colours are not in the legend ({describe_colours(unknown)}); "
@@ -75,7 +82,7 @@ def _nearest(code: int, colours: NDArray[np.int64], ids: NDArray[np.int64], tole
     return int(labels.pop()) if nearest <= tolerance and len(labels) == 1 else -1
 
 
-def _codes(plane: NDArray[np.uint8]) -> NDArray[np.uint32]:
+def _codes(plane: NDArray[Any]) -> NDArray[np.uint32]:
     """``(y, x)`` gray or ``(y, x, 3)`` colour as one number 0xrrggbb."""
     wide = plane.astype(np.uint32)
     if plane.ndim == 2:

@@ -108,7 +108,7 @@ def _present(array: NDArray[Any]) -> set[int]:
     """Values of an unsigned array."""
     found: set[int] = set()
     for plane in array:
-        found.update(np.unique(plane).tolist())
+        found.update(np.flatnonzero(np.bincount(plane.ravel())).tolist())
     return found
 
 

@@ -121,13 +121,17 @@ class _PartReader:
             UserError: Several labels in it, or another grid than the parts before.
         """
         labels = read_mask_file(file, self.values)
-        ids = [label for label_map in labels.maps for label in label_ids(label_map)]
-        if len(ids) > 1:
+        label_map = labels.maps[0]
+        top = label_map.max()
+        # slice by slice: temporary arrays of a whole CT cost more than the comparison
+        several = any(((plane != 0) & (plane != top)).any() for plane in label_map)
+        if several or len(labels.maps) > 1:
+            ids = [label for other in labels.maps for label in label_ids(other)]
             raise UserError(
                 f"{file}: holds {len(ids)} labels ({', '.join(map(str, ids[:5]))}) where each part "
                 "must hold one; choose form binary if all of them mean the same"
             )
-        grid = (labels.maps[0].shape, labels.geometry)
+        grid = (label_map.shape, labels.geometry)
         if self.grid is None:
             self.grid, self.has_geometry = grid, labels.has_geometry
         elif not _same_grid(self.grid, grid):
@@ -136,9 +140,9 @@ class _PartReader:
                 "the grid of the image"
             )
         self.notes |= dict.fromkeys(labels.notes)
-        if not ids:
+        if not top:
             self.empty.append(file.name)
-        return np.asarray(labels.maps[0] != 0)
+        return label_map.astype(np.bool_)
 
 
 def read_parts(
