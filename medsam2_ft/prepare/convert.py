@@ -31,6 +31,8 @@ __all__ = ["MIN_GRAY_LEVELS", "NoLabelsError", "make_case"]
 MIN_GRAY_LEVELS = 8
 """A windowed image that spans fewer gray levels is refused: the window misses its values."""
 
+_SHOWN = 8  # how many ids a message names
+
 
 def make_case(pair: Pair, settings: Settings) -> tuple[Case, dict[str, Any]]:
     """Reads and converts one case, without writing it.
@@ -53,7 +55,7 @@ def make_case(pair: Pair, settings: Settings) -> tuple[Case, dict[str, Any]]:
     label_file = (pair.label or pair.image).path
     cleaned = clean(labels.maps, rules_for(settings.cleanup, file_names, str(label_file)))
     if not cleaned.maps:
-        raise NoLabelsError("the label clean-up left nothing")
+        raise NoLabelsError(_nothing_left(cleaned))
     case = replace(
         case,
         label_maps=cleaned.maps,
@@ -69,6 +71,13 @@ def make_case(pair: Pair, settings: Settings) -> tuple[Case, dict[str, Any]]:
                 "boxes stored with the case are left out, for its labels or axes have changed"
             )
     return case, _details(case, cleaned, notes)
+
+
+def _nothing_left(cleaned: Cleaned) -> str:
+    labels = sorted({drop.label for drop in cleaned.drops})
+    shown = ", ".join(map(str, labels[:_SHOWN])) + (", ..." if labels[_SHOWN:] else "")
+    rules = ", ".join(dict.fromkeys(drop.rule for drop in cleaned.drops))
+    return f"the label clean-up left nothing of label {shown} (rules {rules})"
 
 
 def _stored_case(pair: Pair, settings: Settings) -> Case | None:

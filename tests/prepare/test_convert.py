@@ -251,6 +251,12 @@ class TestLabels:
         with pytest.raises(UserError, match=r"both\.h5"):
             convert(path, None)
 
+    def test_nothing_left(self, ct: Path, seg: Path) -> None:
+        with pytest.raises(
+            NoLabelsError, match=r"left nothing of label 1, 2 \(rules keep, min_voxels_3d\)"
+        ):
+            convert(ct, seg, label_rules={"keep": [2], "min_voxels_3d": 9999})
+
     def test_background_only(self, tmp_path: Path, ct: Path) -> None:
         empty = write_nifti(tmp_path / "e.nii", np.zeros((9, 9, 9), np.uint8), np.eye(4))
         with pytest.raises(NoLabelsError, match="background only"):
