@@ -148,7 +148,7 @@ def _read_salt(out: Path) -> bytes | None:
     try:
         text = path.read_text(encoding="ascii").strip()
         salt = bytes.fromhex(text)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise UserError(
