@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from medsam2_ft.io.atomic import atomic_path
+from medsam2_ft.io.atomic import atomic_path, make_folder
 
 Color = tuple[int, int, int]
 
@@ -157,7 +157,7 @@ def write_png(path: Path, rgb: UInt8[np.ndarray, "h w 3"], software: str = "") -
     Raises:
         UserError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_path(path) as temporary:
         texts = PngInfo()
         if software:

@@ -172,7 +172,7 @@ def _draw_labels(axes: "Axes", cases: Sequence[CaseFacts]) -> None:
             if values:
                 side.plot(values, [row] * len(values), marker, color=color, alpha=0.6)
     axes.set_yticks(range(len(frequent)), frequent, fontsize=8)
-    axes.set_ylim(len(frequent) - 0.5, -0.5)
+    axes.set_ylim(max(len(frequent), 1) - 0.5, -0.5)
     axes.grid(axis="y", color="0.9")
     hidden = len(sizes) - len(frequent)
     axes.set_title("Size of every label in every case" + (f" ({hidden} more)" if hidden else ""))

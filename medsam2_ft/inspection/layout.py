@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medsam2_ft.overlays import BACKGROUND, WHITE, Color
 
-Pixels = UInt8[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 LINE_PX = 20
 _FONT_PX = 14

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from medsam2_ft.inspection.facts import CaseFacts, LabelFacts
-from medsam2_ft.inspection.folder import Unreadable
+from medsam2_ft.inspection.folder import SPLITS, Unreadable
 from medsam2_ft.inspection.problems import Problem
 from medsam2_ft.types import IntensityRule
 
@@ -93,11 +93,12 @@ def summarize_modalities(cases: Sequence[CaseFacts]) -> list[ModalitySummary]:
 
 def _modality(name: str, cases: Sequence[CaseFacts]) -> ModalitySummary:
     volumes = [case for case in cases if case.kind == "3D"]
+    splits = _counted(case.split or NO_SPLIT for case in cases)
     depth, height, width = (_spread(case.size_zyx[axis] for case in cases) for axis in range(3))
     return ModalitySummary(
         modality=name,
         cases=len(cases),
-        splits=_counted(case.split or NO_SPLIT for case in cases),
+        splits={split: splits[split] for split in (*SPLITS, NO_SPLIT) if split in splits},
         kinds=_counted(case.kind for case in cases),
         colour=sum(case.colour for case in cases),
         depth=depth,
@@ -142,8 +143,8 @@ def summarize_labels(cases: Sequence[CaseFacts]) -> list[LabelSummary]:
 
 def _spread(values: Iterable[float]) -> Spread:
     """Of at least one number."""
-    numbers = sorted(values)
-    return Spread(numbers[0], median(numbers), numbers[-1])
+    numbers = sorted(float(value) for value in values)
+    return Spread(numbers[0], float(median(numbers)), numbers[-1])
 
 
 def _counted(words: Iterable[str]) -> dict[str, int]:
