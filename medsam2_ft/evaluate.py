@@ -21,7 +21,7 @@ from medsam2_ft.metrics import (
     surface_distances,
 )
 from medsam2_ft.objects import Target, find_targets, tight_box
-from medsam2_ft.propagate import BoxPrompt, Strategy, propagate
+from medsam2_ft.propagate import ObjectPrompt, Strategy, propagate
 from medsam2_ft.sam2_adapter import Sam2
 from medsam2_ft.types import Case
 
@@ -97,7 +97,7 @@ def predict_slice(
     if len(boxes_xyxy) == 0:
         return np.zeros((0, *image.shape[:2]), bool)
     # Propagation through a single frame is the image predictor, for many objects at once.
-    prompts = [BoxPrompt(i, 0, box, (0, 0)) for i, box in enumerate(boxes_xyxy)]
+    prompts = [ObjectPrompt.from_box(i, 0, box, (0, 0)) for i, box in enumerate(boxes_xyxy)]
     masks = next(propagate(model, image[None], prompts, strategy="box", dtype=dtype))
     return (masks.logits > 0).cpu().numpy()
 

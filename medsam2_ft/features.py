@@ -34,6 +34,31 @@ class Encoding:
         return sum(level.nbytes for level in self.levels)
 
 
+@dataclass(frozen=True, eq=False)
+class PromptTensors:
+    """Prompts of ``n`` objects in one frame, on the model's device.
+
+    A box is two points, its corners, with labels 2 and 3, before any others. Either points or
+    masks are given.
+
+    Attributes:
+        points_xy: In pixels of the model's input.
+        point_labels: int32: 1 object, 0 background, 2 and 3 the corners of a box.
+        masks: Masks of the object, 0 or 1, which are taken as they are.
+        previous_logits: Masks that the points correct, at a quarter of the input size.
+    """
+
+    points_xy: Float[Tensor, "n p 2"] | None = None
+    point_labels: Int[Tensor, "n p"] | None = None
+    masks: Float[Tensor, "n 1 s s"] | None = None
+    previous_logits: Float[Tensor, "n 1 l l"] | None = None
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        given = self.points_xy if self.masks is None else self.masks
+        return 0 if given is None else len(given)
+
+
 @dataclass(frozen=True)
 class Decoded:
     """Masks of ``n`` prompts, ``m`` of them per prompt (1, or 4 for all tokens).

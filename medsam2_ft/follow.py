@@ -1,185 +1,184 @@
-"""The two ways to carry an object from one frame to the next: by box, or by SAM2's memory.
+"""How an object is carried from one frame to the next: what every way has in common.
 
-A follower segments the active objects of the frames that ``propagate`` shows it, in the order in
-which it shows them, and holds what the next frame needs: a box, or a bounded memory.
+A follower segments objects in the frames that it is shown, in the order in which it is shown them:
+``prompt`` where a user says something about a frame, ``follow`` elsewhere.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from numpy.typing import NDArray
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from medsam2_ft.features import Encoding
-from medsam2_ft.memory import FrameMemory, MemoryBank, joint_memory
-from medsam2_ft.prompts import mask_to_box, pad_box, scale_boxes
+from medsam2_ft.features import Encoding, PromptTensors
+from medsam2_ft.object_prompts import SlicePrompt
 from medsam2_ft.resize import logits_to_native
 from medsam2_ft.sam2_adapter import Sam2
 
 # Small groups are faster than one large batch: 3 x 4 objects took 0.67 s where 12 took 1.01 s.
 OBJECTS_PER_PASS: Final = 4
-# Margins are given in pixels of a 1024 input.
-MARGIN_REFERENCE_SIZE: Final = 1024
+# As in Meta's predictors, "to avoid rare numerical issues".
+_PREVIOUS_LIMIT: Final = 32.0
+_CORNER_LABELS: Final = (2, 3)
 
-
-@dataclass(frozen=True, eq=False)
-class BoxPrompt:
-    """One object to follow.
-
-    Attributes:
-        object_id: The caller's name for it, unique within a call.
-        frame: Prompted frame.
-        box_xyxy: Box in that frame, native pixels; used as it is, without a margin.
-        z_range: First and last frame to segment, inclusive, around ``frame``.
-    """
-
-    object_id: int
-    frame: int
-    box_xyxy: NDArray[np.float32]
-    z_range: tuple[int, int]
+Item = TypeVar("Item")
+Prompted = tuple[int, SlicePrompt]
+"""An object's id and what is said about it in the frame at hand."""
 
 
 class Follower(ABC):
-    """Segments the active objects of a frame, given what it remembers of earlier frames."""
+    """Segments objects in a frame, given what it remembers of other frames.
+
+    Args:
+        model: Any SAM2.
+        hw: Height and width of the frames.
+    """
+
+    def __init__(self, model: Sam2, hw: tuple[int, int]) -> None:
+        self.model = model
+        self.hw = hw
 
     @abstractmethod
-    def masks(
-        self, frame: int, encoding: Encoding, active: Sequence[BoxPrompt], reverse: bool
+    def prompt(
+        self, frame: int, encoding: Encoding, group: Sequence[Prompted]
     ) -> Float[Tensor, "n h w"]:
-        """Returns native-size logits, one row per active object."""
+        """Segments objects as prompted, or corrects what is known of them in this frame.
+
+        Args:
+            frame: Index.
+            encoding: Its features (``b == 1``).
+            group: At least one object with its prompt.
+
+        Returns:
+            Native-size logits, float32.
+        """
+
+    @abstractmethod
+    def follow(
+        self, frame: int, encoding: Encoding, object_ids: Sequence[int], reverse: bool
+    ) -> Float[Tensor, "n h w"]:
+        """Segments objects that are not prompted in this frame.
+
+        Args:
+            frame: Index.
+            encoding: Its features (``b == 1``).
+            object_ids: At least one object that has been prompted somewhere.
+            reverse: Whether frames are visited from last to first.
+
+        Returns:
+            Native-size logits, float32.
+        """
+
+    @abstractmethod
+    def prompted(self, frame: int, object_id: int) -> Float[Tensor, "1 h w"] | None:
+        """What ``prompt`` made of an object in this frame; None where it was not prompted."""
+
+    @abstractmethod
+    def start_sweep(self, frame: int, object_ids: Sequence[int], reverse: bool) -> None:
+        """Prepares for a sweep that starts at a frame."""
+
+    @abstractmethod
+    def visited(self, frame: int, object_ids: Sequence[int], reverse: bool) -> None:
+        """Notes that a sweep passes a frame in which these objects have been prompted."""
+
+    @abstractmethod
+    def shrink(self, frame: int, max_bytes: int) -> None:
+        """Forgets unprompted frames, the farthest from ``frame`` first, down to a limit."""
 
     @abstractmethod
     def turn_back(self) -> None:
-        """Returns to the prompted frames, before the sweep backward."""
+        """Returns to the first prompted frames, before the backward half of a one-shot run."""
 
+    @abstractmethod
+    def forget(self, object_id: int, frame: int | None = None) -> None:
+        """Takes back the prompt of one frame, or an object as a whole."""
 
-class BoxFollower(Follower):
-    """Prompts each frame with the box of the previous mask."""
+    def native(self, logits: Float[Tensor, "n 1 l l"]) -> Float[Tensor, "n h w"]:
+        """Brings logits to the frames' own grid."""
+        return logits_to_native(logits, self.hw)
 
-    def __init__(self, model: Sam2, frames: NDArray[np.uint8], margin_px: float) -> None:
-        self.model = model
-        self.hw = (int(frames.shape[1]), int(frames.shape[2]))
-        self.input_hw = (model.image_size, model.image_size)
-        self.margin_px = margin_px * model.image_size / MARGIN_REFERENCE_SIZE
-        # Next box of each object in input pixels, and the one that follows its prompted frame.
-        self.boxes: dict[int, Float32[np.ndarray, " 4"]] = {}
-        self.first_boxes: dict[int, Float32[np.ndarray, " 4"]] = {}
+    def tensors(
+        self,
+        prompts: Sequence[SlicePrompt],
+        previous: Sequence[Float[Tensor, "1 1 l l"] | None],
+    ) -> PromptTensors:
+        """Turns prompts of one kind (``kind_of``) into the model's input.
 
-    def masks(
-        self, frame: int, encoding: Encoding, active: Sequence[BoxPrompt], reverse: bool
-    ) -> Float[Tensor, "n h w"]:
-        """Returns native-size logits, one row per active object."""
-        for prompt in active:
-            if prompt.frame == frame:
-                self.boxes[prompt.object_id] = self._scaled(prompt.box_xyxy)
-        groups = [
-            logits_to_native(self._decode(encoding, group), self.hw) for group in _groups(active)
-        ]
-        logits = torch.cat(groups)
-        for prompt, mask in zip(active, (logits > 0).cpu().numpy(), strict=True):
-            box = mask_to_box(mask)
-            if box is not None:
-                self.boxes[prompt.object_id] = pad_box(
-                    self._scaled(box), self.margin_px, self.input_hw
+        Args:
+            prompts: Of several objects in one frame.
+            previous: What is known of each object in this frame; all None or none of them.
+        """
+        device, size = self.model.device, self.model.image_size
+        if prompts[0].mask is not None:
+            drawn = torch.from_numpy(np.stack([p.mask for p in prompts if p.mask is not None]))
+            masks = drawn[:, None].to(device).float()
+            if self.hw != (size, size):
+                masks = interpolate(
+                    masks, (size, size), mode="bilinear", align_corners=False, antialias=True
                 )
-            if prompt.frame == frame:
-                self.first_boxes[prompt.object_id] = self.boxes[prompt.object_id]
-        return logits
-
-    def turn_back(self) -> None:
-        """Returns to the boxes that follow the prompted frames."""
-        self.boxes = dict(self.first_boxes)
-
-    def _decode(self, encoding: Encoding, group: Sequence[BoxPrompt]) -> Float[Tensor, "n 1 l l"]:
-        boxes = np.stack([self.boxes[prompt.object_id] for prompt in group])
-        boxes_xyxy = torch.from_numpy(boxes).to(self.model.device)
-        image_index = torch.zeros(len(group), dtype=torch.int64, device=self.model.device)
-        return self.model.decode(encoding, image_index, boxes_xyxy).mask_logits
-
-    def _scaled(self, box_xyxy: Float32[np.ndarray, " 4"]) -> Float32[np.ndarray, " 4"]:
-        """Native pixels to input pixels."""
-        scaled: NDArray[np.float32] = scale_boxes(box_xyxy[None], self.hw, self.input_hw)[0]
-        return scaled
-
-
-class MemoryFollower(Follower):
-    """Follows objects with SAM2's memory, one bounded bank per object."""
-
-    def __init__(
-        self, model: Sam2, frames: NDArray[np.uint8], reset_between_directions: bool
-    ) -> None:
-        self.model = model
-        self.num_frames = len(frames)
-        self.hw = (int(frames.shape[1]), int(frames.shape[2]))
-        self.reset = reset_between_directions
-        self.banks: dict[int, MemoryBank] = {}
-        # The same for every frame and object, as long as size and dtype stay.
-        self.position: Float[Tensor, "1 c h w"] | None = None
-
-    def masks(
-        self, frame: int, encoding: Encoding, active: Sequence[BoxPrompt], reverse: bool
-    ) -> Float[Tensor, "n h w"]:
-        """Returns native-size logits, one row per active object."""
-        # Objects whose memories hold the same frames share a pass.
-        by_key = sorted(active, key=self._key)
-        rows: dict[int, Float[Tensor, "1 h w"]] = {}
-        for _, alike in groupby(by_key, key=self._key):
-            for group in _groups(list(alike)):
-                logits = self._track(frame, encoding, group, reverse)
-                native = logits_to_native(logits, self.hw)
-                rows |= {p.object_id: native[i : i + 1] for i, p in enumerate(group)}
-        return torch.cat([rows[prompt.object_id] for prompt in active])
-
-    def turn_back(self) -> None:
-        """Returns to the prompted frames, and forgets the sweep forward if so asked."""
-        for bank in self.banks.values():
-            bank.turn_back(reset=self.reset)
-
-    def _key(self, prompt: BoxPrompt) -> tuple[int, ...]:
-        bank = self.banks.get(prompt.object_id)
-        return bank.key if bank else ()
-
-    def _track(
-        self, frame: int, encoding: Encoding, group: Sequence[BoxPrompt], reverse: bool
-    ) -> Float[Tensor, "n 1 l l"]:
-        """Segments a group that is either prompted here or has equal memory keys."""
-        boxes_xyxy = None
-        memory = None
-        if group[0].frame == frame:
-            native = np.stack([prompt.box_xyxy for prompt in group]).astype(np.float32)
-            size = self.model.image_size
-            boxes_xyxy = torch.from_numpy(scale_boxes(native, self.hw, (size, size)))
-            boxes_xyxy = boxes_xyxy.to(self.model.device)
-        elif self.position is not None:
-            memory = joint_memory([self.banks[p.object_id] for p in group], self.position)
-        tracked = self.model.track(
-            encoding,
-            frame,
-            memory,
-            boxes_xyxy=boxes_xyxy,
-            num_frames=self.num_frames,
-            reverse=reverse,
+                masks = (masks >= 0.5).float()
+            return PromptTensors(masks=masks)
+        scale = np.array([size / self.hw[1], size / self.hw[0]])
+        points = np.stack([_points(prompt) for prompt in prompts]) * scale
+        labels = np.stack([_labels(prompt) for prompt in prompts])
+        known = [logits.to(device) for logits in previous if logits is not None]
+        return PromptTensors(
+            points_xy=torch.from_numpy(points.astype(np.float32)).to(device),
+            point_labels=torch.from_numpy(labels).to(device),
+            previous_logits=torch.cat(known).clamp(-_PREVIOUS_LIMIT, _PREVIOUS_LIMIT)
+            if known
+            else None,
         )
-        self.position = tracked.memory_position if self.position is None else self.position
-        for row, prompt in enumerate(group):
-            rows = slice(row, row + 1)
-            entry = FrameMemory(tracked.pointer[rows], tracked.memory_features[rows])
-            if boxes_xyxy is not None:
-                self.banks[prompt.object_id] = MemoryBank(
-                    self.model.memory_reach, frame, entry, keep_around_prompt=not self.reset
-                )
-            else:
-                self.banks[prompt.object_id].add(frame, entry)
-        return tracked.mask_logits
 
 
-def _groups(prompts: Sequence[BoxPrompt]) -> list[Sequence[BoxPrompt]]:
-    """Cuts objects into groups that are decoded together."""
-    starts = range(0, len(prompts), OBJECTS_PER_PASS)
-    return [prompts[start : start + OBJECTS_PER_PASS] for start in starts]
+def kind_of(prompt: SlicePrompt) -> int:
+    """Number of points that the model sees, 0 for a mask: prompts of one kind can share a pass."""
+    return 0 if prompt.mask is not None else prompt.point_count
+
+
+def passes(
+    items: Sequence[Item], key: Callable[[Item], Hashable]
+) -> Iterator[tuple[list[int], list[Item]]]:
+    """Cuts items with equal keys into groups that share a pass.
+
+    Args:
+        items: Objects, or objects with their prompts.
+        key: What must be equal within a group; comparable.
+
+    Yields:
+        Positions in ``items``, and the items themselves.
+    """
+    order: list[int] = sorted(range(len(items)), key=lambda i: _comparable(key(items[i])))
+    for _, alike in groupby(order, key=lambda i: key(items[i])):
+        group = list(alike)
+        for start in range(0, len(group), OBJECTS_PER_PASS):
+            part = group[start : start + OBJECTS_PER_PASS]
+            yield part, [items[i] for i in part]
+
+
+def _comparable(key: Hashable) -> Any:
+    return key
+
+
+def in_order(
+    parts: Sequence[tuple[Sequence[int], Float[Tensor, "_ 1 l l"]]],
+) -> Float[Tensor, "n 1 l l"]:
+    """Puts the rows of several passes (positions, logits) into the order of the items."""
+    positions = [position for group, _ in parts for position in group]
+    rows = torch.cat([logits for _, logits in parts])
+    return rows[torch.tensor(positions, device=rows.device).argsort()]
+
+
+def _points(prompt: SlicePrompt) -> np.ndarray:
+    box = [] if prompt.box_xyxy is None else [prompt.box_xyxy.reshape(2, 2)]
+    return np.concatenate([*box, prompt.points_xy.reshape(-1, 2)]).astype(np.float64)
+
+
+def _labels(prompt: SlicePrompt) -> np.ndarray:
+    box = () if prompt.box_xyxy is None else _CORNER_LABELS
+    return np.array([*box, *prompt.point_labels.tolist()], np.int32)

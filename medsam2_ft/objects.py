@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Integer
 from numpy.typing import NDArray
 
 from medsam2_ft.prompts import mask_to_box, middle_slice, pad_box, scale_boxes
-from medsam2_ft.propagate import MARGIN_REFERENCE_SIZE, BoxPrompt
+from medsam2_ft.propagate import MARGIN_REFERENCE_SIZE, ObjectPrompt
 from medsam2_ft.types import Case
 
 
@@ -29,7 +29,7 @@ class Target:
     name: str
     label_map: NDArray[Any]
     value: int
-    prompt: BoxPrompt
+    prompt: ObjectPrompt
 
     def truth(self) -> NDArray[np.bool_]:
         """Returns the object's mask in the slices that are segmented."""
@@ -70,7 +70,7 @@ def _region_targets(case: Case, full: bool, margin_px: float) -> Iterator[Target
 
 def _prompts(
     label_map: Integer[np.ndarray, "z h w"], full: bool, margin_px: float
-) -> Iterator[BoxPrompt]:
+) -> Iterator[ObjectPrompt]:
     """Yields the prompt of every label of a map in ascending order."""
     from scipy.ndimage import find_objects
 
@@ -86,7 +86,7 @@ def _prompts(
         tight = tight_box(np.asarray(label_map[frame] == label))
         scaled = scale_boxes(tight[None], (height, width), input_hw)[0]
         padded = pad_box(scaled, margin_px, input_hw)
-        yield BoxPrompt(
+        yield ObjectPrompt.from_box(
             object_id=label,
             frame=frame,
             box_xyxy=scale_boxes(padded[None], input_hw, (height, width))[0],
@@ -96,7 +96,7 @@ def _prompts(
 
 def labelled_prompts(
     label_map: Integer[np.ndarray, "z h w"], margin_px: float = 5.0
-) -> list[BoxPrompt]:
+) -> list[ObjectPrompt]:
     """Returns the prompt that stands for each label: the box of its middle slice, its z range."""
     return list(_prompts(label_map, False, margin_px))
 

@@ -6,7 +6,7 @@ import torch
 from medsam2_ft.errors import UserError
 from medsam2_ft.objects import labelled_prompts
 from medsam2_ft.prompts import middle_slice
-from medsam2_ft.propagate import BoxPrompt, Strategy, propagate
+from medsam2_ft.propagate import ObjectPrompt, Strategy, propagate
 from medsam2_ft.sam2_adapter import Sam2
 from medsam2_ft.types import Case
 
@@ -66,7 +66,7 @@ def predict_case(
     )
 
 
-def stored_prompts(case: Case) -> list[BoxPrompt]:
+def stored_prompts(case: Case) -> list[ObjectPrompt]:
     """Turns the boxes of a case into prompts, in the order of its box labels.
 
     A 3D box is projected onto its middle slice and bounds the slices that are segmented; a 2D box
@@ -86,5 +86,5 @@ def stored_prompts(case: Case) -> list[BoxPrompt]:
         flat = row if len(row) == 4 else row[[0, 1, 3, 4]]
         first, last = (0, 0) if len(row) == 4 else (int(row[2]), int(row[5]))
         frame = middle_slice(range(first, last + 1))
-        prompts.append(BoxPrompt(label, frame, flat.astype(np.float32), (first, last)))
+        prompts.append(ObjectPrompt.from_box(label, frame, flat.astype(np.float32), (first, last)))
     return prompts

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from medsam2_ft.features import Decoded, Encoding, Tracked
+from medsam2_ft.features import Decoded, Encoding, PromptTensors, Tracked
 from medsam2_ft.memory import MemoryReach
 
 
@@ -70,9 +71,10 @@ class Sam2(nn.Module):
         if len(boxes_xyxy) == 0:
             # One dummy prompt, cut away again: some attention and convolution kernels refuse an
             # empty batch.
-            one = self._tokens(encoding, image_index.new_zeros(1), boxes_xyxy.new_zeros((1, 4)))
+            dummy = _box_points(boxes_xyxy.new_zeros((1, 4)))
+            one = self._tokens(encoding, image_index.new_zeros(1), dummy)
             return Decoded(one.mask_logits[:0], one.iou[:0], one.object_score_logits[:0])
-        return self._tokens(encoding, image_index, boxes_xyxy)
+        return self._tokens(encoding, image_index, _box_points(boxes_xyxy))
 
     def decode(
         self,
@@ -105,17 +107,44 @@ class Sam2(nn.Module):
             masks, iou = tokens.mask_logits[:, :1], tokens.iou[:, :1]
         return Decoded(masks, iou, tokens.object_score_logits)
 
+    def decode_prompts(self, encoding: Encoding, prompts: PromptTensors) -> Decoded:
+        """Decodes points, boxes and previous masks on one slice, as ``SAM2ImagePredictor`` does.
+
+        A single point may mean several things: it takes the best of the three alternatives, by
+        their predicted IoU. Everything else takes the single mask, as ``decode`` does.
+
+        Args:
+            encoding: Features of this slice (``b == 1``).
+            prompts: Points of at least one object.
+
+        Returns:
+            One mask per object.
+
+        Raises:
+            ValueError: Masks are given: they need no decoder.
+        """
+        if prompts.points_xy is None or prompts.point_labels is None:
+            raise ValueError("decode_prompts takes points; a mask is its own result.")
+        image_index = torch.zeros(len(prompts), dtype=torch.int64, device=self.device)
+        points = (prompts.points_xy, prompts.point_labels)
+        tokens = self._tokens(encoding, image_index, points, prompts.previous_logits)
+        if prompts.points_xy.shape[1] > 1:
+            return self.single_mask(tokens)
+        best = tokens.iou[:, 1:].argmax(dim=1) + 1
+        rows = torch.arange(len(prompts), device=self.device)
+        chosen = tokens.mask_logits[rows, best][:, None], tokens.iou[rows, best][:, None]
+        return Decoded(*chosen, tokens.object_score_logits)
+
     def _tokens(
         self,
         encoding: Encoding,
         image_index: Int[Tensor, " n"],
-        boxes_xyxy: Float[Tensor, "n 4"],
+        points: tuple[Float[Tensor, "n p 2"], Int[Tensor, "n p"]],
+        previous_logits: Float[Tensor, "n 1 l l"] | None = None,
     ) -> Decoded:
         """Runs prompt encoder and mask decoder for at least one prompt."""
         core = self.core
-        sparse, dense = core.sam_prompt_encoder(
-            points=_box_points(boxes_xyxy), boxes=None, masks=None
-        )
+        sparse, dense = core.sam_prompt_encoder(points=points, boxes=None, masks=previous_logits)
         # The prompts of a single slice share its features by broadcasting. Several slices are
         # gathered: the additions that use the copies keep none of them for the backward pass.
         shared = len(encoding.levels[0]) == 1
@@ -132,6 +161,17 @@ class Sam2(nn.Module):
         )
         return Decoded(masks, iou, object_score_logits)
 
+    def mask_logits_of(self, masks: Float[Tensor, "n 1 s s"]) -> Float[Tensor, "n 1 l l"]:
+        """Returns drawn masks as the logits that Meta's video predictor makes of them: +-10."""
+        side = self.image_size // 4
+        return interpolate(
+            masks.float() * 20.0 - 10.0,
+            (side, side),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+
     @property
     def memory_reach(self) -> MemoryReach:
         """How many frames back tracking reads memory features and object pointers."""
@@ -144,8 +184,8 @@ class Sam2(nn.Module):
         encoding: Encoding,
         frame: int,
         memory: Mapping[str, Mapping[int, Mapping[str, Any]]] | None,
+        prompts: PromptTensors | None,
         *,
-        boxes_xyxy: Float[Tensor, "n 4"] | None,
         num_frames: int,
         reverse: bool,
     ) -> Tracked:
@@ -157,8 +197,9 @@ class Sam2(nn.Module):
             encoding: Features of this one frame (``b == 1``).
             frame: Its index.
             memory: Meta's ``output_dict`` (``memory.joint_memory``), each entry batched over the
-                same ``n`` objects; None on the prompted frame, where memory is not read.
-            boxes_xyxy: Box prompts in input pixels on the prompted frame, else None.
+                same ``n`` objects; None where no memory is read, on a frame that is prompted
+                before it was tracked.
+            prompts: What the user says about the objects in this frame; with memory they correct.
             num_frames: Length of the volume; bounds how far back pointers reach.
             reverse: Whether frames are visited from last to first.
 
@@ -166,41 +207,70 @@ class Sam2(nn.Module):
             Masks, and the memory that later frames read.
 
         Raises:
-            ValueError: Neither or both of ``memory`` and ``boxes_xyxy`` are given.
+            ValueError: There is neither memory nor a prompt.
         """
         core = self.core
-        points = None
-        if boxes_xyxy is not None and memory is None:
-            count = len(boxes_xyxy)
-            points = dict(
-                zip(("point_coords", "point_labels"), _box_points(boxes_xyxy), strict=True)
-            )
-        elif memory is not None and boxes_xyxy is None:
+        if prompts is not None:
+            count = len(prompts)
+        elif memory is not None:
             count = len(next(iter(memory["cond_frame_outputs"].values()))["obj_ptr"])
         else:
-            raise ValueError("track takes either boxes (prompted frame) or memory (other frames).")
+            raise ValueError("track takes prompts, memory, or both.")
         levels = [level.expand(count, -1, -1, -1) for level in encoding.levels]
         position = core.image_encoder.neck.position_encoding(encoding.levels[-1])
         position = position.to(levels[-1].dtype).expand(count, -1, -1, -1)
+        features = [_sequence(level) for level in levels]
+        sizes = [tuple(level.shape[-2:]) for level in levels]
+        points, masks, previous = _track_inputs(prompts)
         out = core.track_step(
             frame_idx=frame,
-            is_init_cond_frame=points is not None,
-            current_vision_feats=[_sequence(level) for level in levels],
+            is_init_cond_frame=memory is None,
+            current_vision_feats=features,
             current_vision_pos_embeds=[_sequence(position)],
-            feat_sizes=[tuple(level.shape[-2:]) for level in levels],
+            feat_sizes=sizes,
             point_inputs=points,
-            mask_inputs=None,
+            mask_inputs=masks,
             output_dict=memory,
             num_frames=num_frames,
             track_in_reverse=reverse,
+            run_mem_encoder=prompts is None,
+            prev_sam_mask_logits=previous,
         )
+        if prompts is None:
+            features_out, position_out = out["maskmem_features"], out["maskmem_pos_enc"]
+        else:
+            # As Meta's predictor before it propagates: what a user has confirmed is remembered as
+            # a mask of zeros and ones, also where it was drawn.
+            features_out, position_out = core._encode_new_memory(
+                current_vision_feats=features,
+                feat_sizes=sizes,
+                pred_masks_high_res=self._at_input_size(out["pred_masks"]),
+                object_score_logits=out["object_score_logits"],
+                is_mask_from_pts=True,
+            )
         return Tracked(
             mask_logits=out["pred_masks"],
-            memory_features=out["maskmem_features"].to(torch.bfloat16),
-            memory_position=out["maskmem_pos_enc"][-1][:1],
+            memory_features=features_out.to(torch.bfloat16),
+            memory_position=position_out[-1][:1],
             pointer=out["obj_ptr"],
             object_score_logits=out["object_score_logits"],
         )
+
+    def _at_input_size(self, logits: Float[Tensor, "n 1 l l"]) -> Float[Tensor, "n 1 s s"]:
+        side = (self.image_size, self.image_size)
+        return interpolate(logits, side, mode="bilinear", align_corners=False)
+
+
+def _track_inputs(
+    prompts: PromptTensors | None,
+) -> tuple[dict[str, Tensor] | None, Tensor | None, Tensor | None]:
+    """Prompts as ``track_step`` takes them: points, masks, previous logits."""
+    if prompts is None:
+        return None, None, None
+    if prompts.points_xy is None or prompts.point_labels is None:
+        return None, prompts.masks, None
+    points = {"point_coords": prompts.points_xy, "point_labels": prompts.point_labels}
+    return points, None, prompts.previous_logits
 
 
 def _sequence(level: Float[Tensor, "n c h w"]) -> Float[Tensor, "hw n c"]:

@@ -15,7 +15,7 @@ from medsam2_ft import evaluate
 from medsam2_ft.evaluate import predict_slice, score_slices, score_volume
 from medsam2_ft.metrics import dice
 from medsam2_ft.prompts import mask_to_box
-from medsam2_ft.propagate import BoxPrompt, FrameMasks
+from medsam2_ft.propagate import FrameMasks, ObjectPrompt
 from medsam2_ft.sam2_adapter import Sam2, build_model, image_predictor
 from medsam2_ft.types import Case, Geometry
 
@@ -121,7 +121,7 @@ class Oracle:
         self.calls: list[dict[str, Any]] = []
 
     def __call__(
-        self, model: Sam2, frames: Any, prompts: list[BoxPrompt], **options: Any
+        self, model: Sam2, frames: Any, prompts: list[ObjectPrompt], **options: Any
     ) -> Iterator[FrameMasks]:
         self.calls.append({"prompts": {p.object_id: p for p in prompts}, **options})
         for frame in reversed(range(len(frames))):
@@ -171,7 +171,7 @@ def test_the_prompt_is_the_box_of_the_middle_labelled_slice(
     prompt = oracle.calls[0]["prompts"][4]
     assert (prompt.frame, prompt.z_range) == (3, (1, 8))
     # 8 px at 1024 are 0.5 rows of 64 and 1 column of 128.
-    np.testing.assert_allclose(prompt.box_xyxy, [49.0, 9.5, 101.0, 43.5])
+    np.testing.assert_allclose(prompt.slices[0].box_xyxy, [49.0, 9.5, 101.0, 43.5])
     assert oracle.calls[0]["margin_px"] == 8.0
     score_volume(model, case, z_range="full", strategies=("box", "memory"), dtype=torch.bfloat16)
     assert [call["strategy"] for call in oracle.calls[1:]] == ["box", "memory"]
@@ -264,7 +264,9 @@ def test_a_real_model_is_scored_on_the_masks_that_it_gives(model: Sam2, strategy
         low, high = box[:2] - margin, box[2:] + margin
         padded = np.array([*low, *high], np.float32)
         prompts[score.label] = (
-            BoxPrompt(score.label, score.prompt_frame, padded, (int(found[0]), int(found[-1]))),
+            ObjectPrompt.from_box(
+                score.label, score.prompt_frame, padded, (int(found[0]), int(found[-1]))
+            ),
             score,
         )
     frames = evaluate.propagate(

@@ -15,7 +15,9 @@ def entry(value: float) -> FrameMemory:
 
 
 def swept(prompted: int, frames: range, keep: bool = False) -> MemoryBank:
-    bank = MemoryBank(REACH, prompted, entry(float(prompted)), keep_around_prompt=keep)
+    bank = MemoryBank(REACH, keep_around_start=keep)
+    bank.pending[prompted] = entry(float(prompted))
+    bank.commit()
     for frame in frames:
         bank.add(frame, entry(float(frame)))
     return bank
@@ -64,8 +66,8 @@ def test_turning_back_keeps_what_the_other_direction_reads() -> None:
 def test_reset_keeps_the_prompted_frame_only() -> None:
     bank = swept(10, range(11, 20))
     bank.turn_back(reset=True)
-    assert bank.key == (10,)
-    assert bank.prompt_memory.pointer[0, 0] == 10
+    assert bank.key == ((10,), ())
+    assert bank.prompted[10].pointer[0, 0] == 10
 
 
 def test_objects_are_joined_row_by_row() -> None:
@@ -89,7 +91,7 @@ def test_far_frames_are_joined_without_features() -> None:
 
 @pytest.mark.parametrize("reach", [MemoryReach(6, 3), MemoryReach(0, 2)])
 def test_reaches_may_be_of_any_order(reach: MemoryReach) -> None:
-    bank = MemoryBank(reach, 0, entry(0.0))
+    bank = MemoryBank(reach, prompted={0: entry(0.0)})
     for frame in range(1, 20):
         bank.add(frame, entry(float(frame)))
     assert len(bank.frames) == max(reach.features, reach.pointers)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from medsam2_ft import propagate as module
+from medsam2_ft import frame_encoder as module
 from medsam2_ft.errors import UserError
-from medsam2_ft.follow import MemoryFollower
-from medsam2_ft.propagate import BoxPrompt, propagate
+from medsam2_ft.follow_memory import MemoryFollower
+from medsam2_ft.propagate import ObjectPrompt, propagate
 from medsam2_ft.sam2_adapter import Sam2, build_model
 
 STRATEGIES: tuple[Literal["box", "memory"], ...] = ("box", "memory")
@@ -31,9 +31,9 @@ def frames() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (30, 40, 50), dtype=np.uint8)
 
 
-def prompt(object_id: int, frame: int, z_range: tuple[int, int]) -> BoxPrompt:
+def prompt(object_id: int, frame: int, z_range: tuple[int, int]) -> ObjectPrompt:
     box = np.array([5 + object_id, 8, 30 + object_id, 33], dtype=np.float32)
-    return BoxPrompt(object_id, frame, box, z_range)
+    return ObjectPrompt.from_box(object_id, frame, box, z_range)
 
 
 PROMPTS = [prompt(i, 10, (4, 20)) for i in range(5)] + [
@@ -85,8 +85,8 @@ def test_objects_with_equal_memory_share_passes(
     sizes: list[tuple[int, int]] = []
     original = Sam2.track
 
-    def track(self: Sam2, encoding: Any, frame: int, memory: Any, **options: Any) -> Any:
-        tracked = original(self, encoding, frame, memory, **options)
+    def track(self: Sam2, encoding: Any, frame: int, *args: Any, **options: Any) -> Any:
+        tracked = original(self, encoding, frame, *args, **options)
         sizes.append((frame, len(tracked.pointer)))
         return tracked
 
@@ -140,14 +140,14 @@ def test_the_cache_of_encodings_is_capped(
     one = model.encode(torch.zeros(1, 3, 64, 64)).nbytes
     monkeypatch.setattr(module, "ENCODING_CACHE_BYTES", 3 * one)
     kept = []
-    original = module._FrameEncoder.__call__
+    original = module.FrameEncoder.__call__
 
     def watched(self: Any, frame: int) -> Any:
         encoding = original(self, frame)
         kept.append(len(self.kept))
         return encoding
 
-    monkeypatch.setattr(module._FrameEncoder, "__call__", watched)
+    monkeypatch.setattr(module.FrameEncoder, "__call__", watched)
     actual = list(propagate(model, frames, PROMPTS, strategy="box"))
     assert max(kept) == 3
     for ours, theirs in zip(actual, expected, strict=True):
@@ -156,7 +156,7 @@ def test_the_cache_of_encodings_is_capped(
 
 def test_memory_does_not_grow_with_depth(model: Sam2, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
-    original = MemoryFollower.masks
+    original = MemoryFollower.follow
 
     def watched(self: MemoryFollower, *args: Any) -> torch.Tensor:
         logits = original(self, *args)
@@ -169,7 +169,7 @@ def test_memory_does_not_grow_with_depth(model: Sam2, monkeypatch: pytest.Monkey
         )
         return logits
 
-    monkeypatch.setattr(MemoryFollower, "masks", watched)
+    monkeypatch.setattr(MemoryFollower, "follow", watched)
     deep = np.zeros((70, 20, 20), dtype=np.uint8)
     for reset in (True, False):
         held.clear()
@@ -259,10 +259,14 @@ def test_an_empty_mask_leaves_the_last_box_and_the_margin_is_scaled(
         scores = torch.zeros(len(boxes), 1)
         return Decoded(_mask_logits(self, boxes, empty), scores, scores)
 
+    def decode_prompts(self: Sam2, encoding: Any, prompts: Any) -> Any:
+        return decode(self, encoding, torch.zeros(1), prompts.points_xy.reshape(-1, 4))
+
+    monkeypatch.setattr(Sam2, "decode_prompts", decode_prompts)
     monkeypatch.setattr(Sam2, "decode", decode)
     volume = np.zeros((20, 64, 64), dtype=np.uint8)
     box = np.array([20, 24, 40, 44], dtype=np.float32)
-    single = [BoxPrompt(1, 10, box, (9, 15))]
+    single = [ObjectPrompt.from_box(1, 10, box, (9, 15))]
     list(propagate(model, volume, single, strategy="box", margin_px=16.0))
     assert asked[0] == box.tolist()
     assert asked[2] == asked[3] == asked[4]  # frames 12, 13, 14
@@ -285,14 +289,20 @@ def test_an_empty_mask_leaves_the_last_box_and_the_margin_is_scaled(
         ([prompt(1, 5, (-1, 9))], "range -1-9"),
         ([prompt(1, 5, (0, 30))], "frames 0-29"),
         ([prompt(1, 5, (0, 9)), prompt(1, 6, (0, 9))], "more than once"),
-        ([BoxPrompt(4, 5, np.array([9, 0, 3, 5], np.float32), (0, 9))], "object 4"),
-        ([BoxPrompt(4, 5, np.array([0, 0, np.nan, 5], np.float32), (0, 9))], "object 4"),
-        ([BoxPrompt(4, 5, np.array([0, 0, np.inf, 5], np.float32), (0, 9))], "object 4"),
-        ([BoxPrompt(4, 5, np.array([50, 0, 60, 5], np.float32), (0, 9))], "50 x 40"),
+        ([ObjectPrompt.from_box(4, 5, np.array([9, 0, 3, 5], np.float32), (0, 9))], "object 4"),
+        (
+            [ObjectPrompt.from_box(4, 5, np.array([0, 0, np.nan, 5], np.float32), (0, 9))],
+            "object 4",
+        ),
+        (
+            [ObjectPrompt.from_box(4, 5, np.array([0, 0, np.inf, 5], np.float32), (0, 9))],
+            "object 4",
+        ),
+        ([ObjectPrompt.from_box(4, 5, np.array([50, 0, 60, 5], np.float32), (0, 9))], "50 x 40"),
     ],
 )
 def test_bad_prompts_are_refused_before_anything_runs(
-    bad: list[BoxPrompt], words: str, model: Sam2, frames: NDArray[np.uint8]
+    bad: list[ObjectPrompt], words: str, model: Sam2, frames: NDArray[np.uint8]
 ) -> None:
     with pytest.raises(UserError, match=words):
         propagate(model, frames, bad, strategy="box")

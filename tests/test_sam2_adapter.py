@@ -148,10 +148,10 @@ def test_without_the_fallback_token_zero_is_taken(model: Sam2) -> None:
     assert torch.equal(single.mask_logits, tokens(plain, image).mask_logits[:, :1])
 
 
-def test_track_takes_boxes_or_memory(model: Sam2) -> None:
+def test_track_takes_prompts_or_memory(model: Sam2) -> None:
     encoding = model.encode(torch.zeros(1, 3, 64, 64))
-    with pytest.raises(ValueError, match="either boxes"):
-        model.track(encoding, 0, None, boxes_xyxy=None, num_frames=2, reverse=False)
+    with pytest.raises(ValueError, match="prompts, memory"):
+        model.track(encoding, 0, None, None, num_frames=2, reverse=False)
 
 
 @pytest.mark.parametrize("layout", ["official", "lightning", "compiled"])

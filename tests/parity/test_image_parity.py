@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from medsam2_ft.prompts import mask_to_box, scale_boxes
-from medsam2_ft.propagate import BoxPrompt, propagate
+from medsam2_ft.propagate import ObjectPrompt, propagate
 from medsam2_ft.resize import logits_to_native, to_input
 from medsam2_ft.sam2_adapter import Sam2, image_predictor
 
@@ -135,14 +135,14 @@ def test_box_propagation_equals_a_plain_loop(
 ) -> None:
     model = random_model("tiny_test", 64, seed=3)
     prompts = [
-        BoxPrompt(object_id=7, frame=12, box_xyxy=BOXES[0], z_range=(8, 17)),
-        BoxPrompt(object_id=3, frame=15, box_xyxy=BOXES[1], z_range=(10, 15)),
+        ObjectPrompt.from_box(object_id=7, frame=12, box_xyxy=BOXES[0], z_range=(8, 17)),
+        ObjectPrompt.from_box(object_id=3, frame=15, box_xyxy=BOXES[1], z_range=(10, 15)),
     ]
     expected: dict[tuple[int, int], torch.Tensor] = {}
     for prompt in prompts:
         first, last = prompt.z_range
         for order in (range(prompt.frame, last + 1), range(prompt.frame, first - 1, -1)):
-            loop = _meta_box_to_box(model, chest, prompt.box_xyxy, order, margin)
+            loop = _meta_box_to_box(model, chest, prompt.slices[0].box_xyxy, order, margin)
             expected |= {(prompt.object_id, frame): logits for frame, logits in loop.items()}
     actual = {
         (object_id, result.frame): logits

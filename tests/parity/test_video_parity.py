@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medsam2_ft import follow
-from medsam2_ft.propagate import BoxPrompt, propagate
+from medsam2_ft import follow_memory
+from medsam2_ft.propagate import ObjectPrompt, propagate
 from medsam2_ft.resize import to_input
 from medsam2_ft.sam2_adapter import Sam2, video_predictor
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 def meta_results(
     model: Sam2,
     frames: NDArray[np.uint8],
-    prompts: Sequence[BoxPrompt],
+    prompts: Sequence[ObjectPrompt],
     folder: Path,
     *,
     reverses: Sequence[bool] = (False, True),
@@ -51,7 +51,10 @@ def meta_results(
     def add_prompts() -> None:
         for prompt in prompts:
             predictor.add_new_points_or_box(
-                state, frame_idx=prompt.frame, obj_id=prompt.object_id, box=prompt.box_xyxy
+                state,
+                frame_idx=prompt.frame,
+                obj_id=prompt.object_id,
+                box=prompt.slices[0].box_xyxy,
             )
 
     results: Results = {}
@@ -68,7 +71,7 @@ def meta_results(
 
 
 def our_results(
-    model: Sam2, frames: NDArray[np.uint8], prompts: Sequence[BoxPrompt], **options: Any
+    model: Sam2, frames: NDArray[np.uint8], prompts: Sequence[ObjectPrompt], **options: Any
 ) -> Results:
     return {
         (object_id, result.frame): logits
@@ -85,8 +88,8 @@ def worst(actual: Results, expected: Results) -> float:
     return max(float((actual[key] - expected[key]).abs().max() / span) for key in expected)
 
 
-def prompts_at(frame: int, count: int, objects: int) -> list[BoxPrompt]:
-    return [BoxPrompt(5 + i, frame, BOXES[i], (0, count - 1)) for i in range(objects)]
+def prompts_at(frame: int, count: int, objects: int) -> list[ObjectPrompt]:
+    return [ObjectPrompt.from_box(5 + i, frame, BOXES[i], (0, count - 1)) for i in range(objects)]
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +129,9 @@ def test_different_prompted_frames_and_ranges_equal_one_run_per_object(
     tiny: Sam2, chest: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     prompts = [
-        BoxPrompt(1, 4, BOXES[0], (0, 30)),
-        BoxPrompt(2, 20, BOXES[1], (2, 33)),
-        BoxPrompt(3, 20, BOXES[2], (19, 22)),
+        ObjectPrompt.from_box(1, 4, BOXES[0], (0, 30)),
+        ObjectPrompt.from_box(2, 20, BOXES[1], (2, 33)),
+        ObjectPrompt.from_box(3, 20, BOXES[2], (19, 22)),
     ]
     expected: Results = {}
     for prompt in prompts:
@@ -196,7 +199,7 @@ class TestNegativeControls:
     @pytest.fixture
     def reference(
         self, tiny: Sam2, chest: NDArray[np.uint8], tmp_path: Path
-    ) -> tuple[list[BoxPrompt], Results]:
+    ) -> tuple[list[ObjectPrompt], Results]:
         prompts = prompts_at(15, len(chest), 1)
         return prompts, meta_results(tiny, chest, prompts, tmp_path)
 
@@ -204,24 +207,24 @@ class TestNegativeControls:
     def test_damaged_memory_is_noticed(
         self,
         damage: Callable[[Memory], Memory],
-        reference: tuple[list[BoxPrompt], Results],
+        reference: tuple[list[ObjectPrompt], Results],
         tiny: Sam2,
         chest: NDArray[np.uint8],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        original = follow.joint_memory
-        monkeypatch.setattr(follow, "joint_memory", lambda *args: damage(original(*args)))
+        original = follow_memory.joint_memory
+        monkeypatch.setattr(follow_memory, "joint_memory", lambda *args: damage(original(*args)))
         prompts, expected = reference
         assert worst(our_results(tiny, chest, prompts), expected) > 5 * TOLERANCE
 
     def test_missing_reverse_flag_is_noticed(
         self,
-        reference: tuple[list[BoxPrompt], Results],
+        reference: tuple[list[ObjectPrompt], Results],
         tiny: Sam2,
         chest: NDArray[np.uint8],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        original, joint_memory = Sam2.track, follow.joint_memory
+        original, joint_memory = Sam2.track, follow_memory.joint_memory
 
         def forward_only(self: Sam2, *args: Any, **kwargs: Any) -> Any:
             return original(self, *args, **(kwargs | {"reverse": False}))
@@ -236,13 +239,13 @@ class TestNegativeControls:
             return memory
 
         monkeypatch.setattr(Sam2, "track", forward_only)
-        monkeypatch.setattr(follow, "joint_memory", in_float32)
+        monkeypatch.setattr(follow_memory, "joint_memory", in_float32)
         prompts, expected = reference
         assert worst(our_results(tiny, chest, prompts), expected) > 5 * TOLERANCE
 
     def test_a_shorter_reach_is_noticed(
         self,
-        reference: tuple[list[BoxPrompt], Results],
+        reference: tuple[list[ObjectPrompt], Results],
         tiny: Sam2,
         chest: NDArray[np.uint8],
         monkeypatch: pytest.MonkeyPatch,

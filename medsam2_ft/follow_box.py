@@ -1,0 +1,159 @@
+"""Following by boxes: the box of the previous mask prompts the next frame."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medsam2_ft.features import Encoding
+from medsam2_ft.follow import Follower, Prompted, in_order, kind_of, passes
+from medsam2_ft.prompts import mask_to_box, pad_box, scale_boxes
+from medsam2_ft.sam2_adapter import Sam2
+
+# Margins are given in pixels of a 1024 input.
+MARGIN_REFERENCE_SIZE: Final = 1024
+# What Meta's models answer where they see no object.
+NO_OBJECT_LOGIT: Final = -1024.0
+
+
+class BoxFollower(Follower):
+    """Prompts each frame with the box of the previous mask.
+
+    An empty mask leaves the last box in place.
+
+    Args:
+        model: Any SAM2.
+        hw: Height and width of the frames.
+        margin_px: Margin around the previous mask's tight box, in pixels of a 1024 input.
+        remember: Keeps the box of every frame, so that a sweep can start anywhere.
+    """
+
+    def __init__(
+        self, model: Sam2, hw: tuple[int, int], margin_px: float, remember: bool = False
+    ) -> None:
+        super().__init__(model, hw)
+        self.input_hw = (model.image_size, model.image_size)
+        self.margin_px = margin_px * model.image_size / MARGIN_REFERENCE_SIZE
+        self.remember = remember
+        # Next box of each object in input pixels.
+        self.boxes: dict[int, Float32[np.ndarray, " 4"]] = {}
+        # The box that follows a frame: of prompted frames, and of all where ``remember``.
+        self.after: dict[int, dict[int, Float32[np.ndarray, " 4"]]] = {}
+        # Masks by object and frame: of prompts, and of other frames where ``remember``.
+        self.given: dict[tuple[int, int], Float[Tensor, "1 1 l l"]] = {}
+        self.found: dict[tuple[int, int], Float[Tensor, "1 1 l l"]] = {}
+
+    def prompt(
+        self, frame: int, encoding: Encoding, group: Sequence[Prompted]
+    ) -> Float[Tensor, "n h w"]:
+        """Segments objects as prompted; points correct the mask that is known of this frame."""
+
+        def previous(item: Prompted) -> Float[Tensor, "1 1 l l"] | None:
+            key = item[0], frame
+            return self.given.get(key, self.found.get(key))
+
+        parts = []
+        for positions, items in passes(group, lambda i: (kind_of(i[1]), previous(i) is None)):
+            tensors = self.tensors([p for _, p in items], [previous(item) for item in items])
+            if tensors.masks is not None:
+                logits = self.model.mask_logits_of(tensors.masks)
+            else:
+                logits = self.model.decode_prompts(encoding, tensors).mask_logits
+            parts.append((positions, logits))
+        joined = in_order(parts)
+        for row, (object_id, prompt) in enumerate(group):
+            self.given[object_id, frame] = joined[row : row + 1]
+            self.found.pop((object_id, frame), None)
+            if prompt.box_xyxy is not None:
+                self.boxes[object_id] = self._scaled(prompt.box_xyxy)
+        return self._advance(frame, [object_id for object_id, _ in group], joined, keep=True)
+
+    def follow(
+        self, frame: int, encoding: Encoding, object_ids: Sequence[int], reverse: bool
+    ) -> Float[Tensor, "n h w"]:
+        """Segments objects from their last boxes; one that never had a mask stays absent."""
+        parts = [
+            (positions, self._decode(encoding, ids))
+            for positions, ids in passes(object_ids, lambda object_id: object_id in self.boxes)
+        ]
+        joined = in_order(parts)
+        if self.remember:
+            for row, object_id in enumerate(object_ids):
+                self.found[object_id, frame] = joined[row : row + 1].cpu()
+        return self._advance(frame, object_ids, joined, keep=self.remember)
+
+    def prompted(self, frame: int, object_id: int) -> Float[Tensor, "1 h w"] | None:
+        """What ``prompt`` made of an object in this frame."""
+        logits = self.given.get((object_id, frame))
+        return None if logits is None else self.native(logits)
+
+    def shrink(self, frame: int, max_bytes: int) -> None:
+        """Forgets masks of unprompted frames, the farthest from ``frame`` first."""
+        if not self.found:
+            return
+        room = max_bytes // next(iter(self.found.values())).nbytes
+        for key in sorted(self.found, key=lambda key: abs(key[1] - frame))[room:]:
+            del self.found[key]
+
+    def visited(self, frame: int, object_ids: Sequence[int], reverse: bool) -> None:
+        """Goes on from the masks of this frame."""
+        for object_id in object_ids:
+            if frame in self.after.get(object_id, {}):
+                self.boxes[object_id] = self.after[object_id][frame]
+
+    def start_sweep(self, frame: int, object_ids: Sequence[int], reverse: bool) -> None:
+        """Takes up the boxes that lead to a frame: of its neighbour, else of the nearest known."""
+        came_from = frame + 1 if reverse else frame - 1
+        for object_id in object_ids:
+            known = self.after.get(object_id, {})
+            if known:
+                nearest = min(known, key=lambda index: (abs(index - came_from), index))
+                self.boxes[object_id] = known[nearest]
+
+    def turn_back(self) -> None:
+        """Returns to the boxes that follow the first prompted frames."""
+        self.boxes = {object_id: known[min(known)] for object_id, known in self.after.items()}
+
+    def forget(self, object_id: int, frame: int | None = None) -> None:
+        """Takes back the prompt of one frame, or an object as a whole."""
+        for store in (self.given, self.found):
+            for key in [k for k in store if k[0] == object_id and frame in (None, k[1])]:
+                del store[key]
+        if frame is None:
+            self.after.pop(object_id, None)
+            self.boxes.pop(object_id, None)
+        else:
+            self.after.get(object_id, {}).pop(frame, None)
+
+    def _advance(
+        self, frame: int, object_ids: Sequence[int], logits: Float[Tensor, "n 1 l l"], *, keep: bool
+    ) -> Float[Tensor, "n h w"]:
+        """Derives the next box of each object from its mask; returns the native logits."""
+        native = self.native(logits)
+        for object_id, mask in zip(object_ids, (native > 0).cpu().numpy(), strict=True):
+            box = mask_to_box(mask)
+            if box is not None:
+                scaled = self._scaled(box)
+                self.boxes[object_id] = pad_box(scaled, self.margin_px, self.input_hw)
+            if keep and object_id in self.boxes:
+                self.after.setdefault(object_id, {})[frame] = self.boxes[object_id]
+        return native
+
+    def _decode(self, encoding: Encoding, ids: Sequence[int]) -> Float[Tensor, "n 1 l l"]:
+        device = self.model.device
+        if ids[0] not in self.boxes:
+            side = self.model.image_size // 4
+            return torch.full((len(ids), 1, side, side), NO_OBJECT_LOGIT, device=device)
+        boxes = np.stack([self.boxes[object_id] for object_id in ids])
+        image_index = torch.zeros(len(ids), dtype=torch.int64, device=device)
+        boxes_xyxy = torch.from_numpy(boxes).to(device)
+        return self.model.decode(encoding, image_index, boxes_xyxy).mask_logits.float()
+
+    def _scaled(self, box_xyxy: Float32[np.ndarray, " 4"]) -> Float32[np.ndarray, " 4"]:
+        """Native pixels to input pixels."""
+        scaled: NDArray[np.float32] = scale_boxes(box_xyxy[None], self.hw, self.input_hw)[0]
+        return scaled
