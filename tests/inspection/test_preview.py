@@ -12,7 +12,7 @@ from medsam2_ft.inspection.preview import SOFTWARE
 from medsam2_ft.inspection.sheet import LARGE_PX, SMALL_PX
 from medsam2_ft.inspection.unprepared import Conversion
 from medsam2_ft.overlays import GAP_PX
-from medsam2_ft.types import Geometry
+from medsam2_ft.types import Geometry, IntensityRule
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +189,20 @@ def test_find_items_of_a_folder_that_is_one_image(tmp_path: Path) -> None:
     (tmp_path / "series").mkdir()
     (item,) = find_items([tmp_path / "series"], "CT", lambda error: None)
     assert (item.is_case, item.modality) == (False, "CT")
+
+
+def test_the_rule_without_a_window(tmp_path: Path) -> None:
+    image, labels = write_ct(tmp_path)
+    kinds = {m: rule_of(image, m) for m in ("CT", "MR", "ultrasound")}
+    assert kinds == {
+        "CT": IntensityRule("window", -160.0, 240.0),
+        "MR": IntensityRule("percentile", 0.5, 99.5),
+        "ultrasound": IntensityRule("minmax"),
+    }
+    gray = sitk.Cast(sitk.ReadImage(str(labels)), sitk.sitkUInt8)
+    sitk.WriteImage(gray, str(tmp_path / "gray.nrrd"))
+    assert rule_of(tmp_path / "gray.nrrd", "CT") == IntensityRule("keep")
+
+
+def rule_of(path: Path, modality: str) -> IntensityRule | None:
+    return Conversion(modality).case(path).intensity
