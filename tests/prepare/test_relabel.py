@@ -99,5 +99,6 @@ def test_names_after_ids_have_moved() -> None:
     result = cleaned((labels,), Cleanup(merge={2: (1,), 1: (2,)}))
     names = {1: "one", 2: "two", 4: "four"}
     assert names_of(names, Settings("CT"), result) == {1: "two", 2: "one", 4: "four"}
+    assert names_of({2: "two"}, Settings("CT"), result) == {1: "two"}  # 2 was the nameless 1
     own = Settings("CT", label_names={2: "mine"})
     assert names_of(names, own, result) == {1: "two", 2: "mine", 4: "four"}
