@@ -12,7 +12,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import GifImagePlugin, Image, ImageOps, PngImagePlugin
+from PIL import GifImagePlugin, Image, ImageOps
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.npz_zip import check_size
@@ -110,7 +110,7 @@ def _decode(path: Path, start: bytes) -> Picture:
         # the pictures behind the first one of an MPO file are previews or a second eye's view
         count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
         check_size(str(path), count * image.width * image.height * len(image.getbands()))
-        _check_container(path, image)
+        _check_end(path, image)
         if count == 1 and image.format == "PNG" and start[24] == 16 and start[25] in (2, 4, 6):
             return _decode_deep_png(path)
         notes = _orientation_note(image)
@@ -136,16 +136,12 @@ def _decode(path: Path, start: bytes) -> Picture:
     )
 
 
-def _check_container(path: Path, image: Image.Image) -> None:
-    """Looks at what Pillow passes over: checksums of PNG, the end of GIF.
+def _check_end(path: Path, image: Image.Image) -> None:
+    """Looks for the end mark of a GIF.
 
     Raises:
-        UserError: A GIF that ends early, which Pillow shows as one with fewer frames.
-        SyntaxError: A PNG with a wrong checksum.
+        UserError: It ends early, which Pillow shows as a GIF with fewer frames.
     """
-    if isinstance(image, PngImagePlugin.PngImageFile):
-        with Image.open(path, formats=("PNG",)) as again:
-            again.verify()
     if isinstance(image, GifImagePlugin.GifImageFile):
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - 64))

@@ -164,7 +164,8 @@ STACK = RNG.integers(0, 256, (4, 5, 7), np.uint8)
 @pytest.mark.parametrize("options", [
     {}, {"compression": "lzw"}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)},
     {"compression": "packbits", "rowsperstrip": 2}, {"byteorder": ">"}, {"bigtiff": True},
-    {"imagej": True, "metadata": {"axes": "ZYX"}}, {"ome": True, "metadata": {"axes": "ZYX"}}, {"metadata": None},
+    {"imagej": True, "metadata": {"axes": "ZYX"}}, {"metadata": None},
+    {"ome": True, "metadata": {"axes": "ZYX"}},
 ])  # fmt: skip
 def test_pages(tmp_path: Path, options: dict[str, Any]) -> None:
     path = tmp_path / ("x.ome.tif" if "ome" in options else "x.tif")
@@ -260,7 +261,6 @@ def test_no_truncated_picture_is_taken_for_a_whole_one(tmp_path: Path) -> None:
 
 
 def test_damage_within_a_png_shows(tmp_path: Path) -> None:
-    """Pillow itself does not compare the checksum of the pixels."""
     path = tmp_path / "x.png"
     Image.fromarray(RNG.integers(0, 256, (40, 50), np.uint8)).save(path, compress_level=0)
     whole = bytearray(path.read_bytes())
@@ -298,8 +298,31 @@ def test_tiff_that_declares_more_than_it_holds(tmp_path: Path, compression: str)
             ("RowsPerStrip", 40_000),
         ):
             tif.pages[0].tags[name].overwrite(value)
-    with pytest.raises(UserError, match=r"declares|missing"):
+    with pytest.raises(UserError, match="declares 1600000000 bytes"):
         read_picture(path)
+
+
+def test_tiff_with_a_hole(tmp_path: Path) -> None:
+    """Tifffile shows zeros where a strip has no data."""
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, STACK, compression="zlib", photometric="minisblack")
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages[2].aspage().tags["StripByteCounts"].overwrite(0)
+    assert not tifffile.imread(path)[2].any()
+    with pytest.raises(UserError, match="part of the TIFF file's data is missing"):
+        read_picture(path)
+
+
+def test_gif_that_lost_its_last_frames(tmp_path: Path) -> None:
+    """Pillow shows the frames that are left."""
+    path = tmp_path / "x.gif"
+    frames = [Image.fromarray(plane) for plane in STACK]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError):
+            read_picture(path)
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

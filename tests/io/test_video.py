@@ -152,7 +152,10 @@ def test_files_without_pictures(tmp_path: Path) -> None:
             container.mux(packet)
     with pytest.raises(UserError, match="no video stream"):
         read_video(path)
-    path.write_text("#EXTM3U\n#EXTINF:1,\n/etc/hostname\n")
+    write(tmp_path / "other.mkv", "ffv1", drawn())
+    path.write_text("ffconcat version 1.0\nfile other.mkv\n")
+    with av.open(str(path)) as followed:
+        assert followed.streams.video  # FFmpeg itself opens the other file
     with pytest.raises(UserError, match="cannot be decoded"):
         read_video(path)
     with pytest.raises(UserError, match="no such file"):
