@@ -210,6 +210,13 @@ def test_channels_refused(tmp_path: Path) -> None:
             read_labels(path, LabelValues(form))
 
 
+def test_colour_volumes_are_no_labels(tmp_path: Path) -> None:
+    rgb = np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), tmp_path / "m.nii.gz")
+    with pytest.raises(UserError, match="is colour, not labels"):
+        read(tmp_path / "m.nii.gz")
+
+
 def test_fractions(tmp_path: Path) -> None:
     path = layered(
         tmp_path / "m.nii.gz", np.array([0, 0.2, 0.7, 1], np.float32).reshape(1, 1, 4, 1)

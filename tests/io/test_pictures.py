@@ -145,6 +145,16 @@ def test_jpeg(tmp_path: Path) -> None:
         assert ("CMYK" in " ".join(picture.notes)) == (mode == "CMYK")
 
 
+def test_previews_behind_a_jpeg_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.fromarray(STACK[0]).save(
+        path, "MPO", save_all=True, append_images=[Image.fromarray(STACK[1, :2])]
+    )
+    picture = decode_picture(path)
+    np.testing.assert_array_equal(picture.pixels[0], np.asarray(Image.open(path)))
+    assert picture.lossy
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
