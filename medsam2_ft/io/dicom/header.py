@@ -135,7 +135,7 @@ def read_image_header(path: Path) -> ImageHeader:
     """
     dataset = open_dataset(path, _IMAGE_TAGS)
     with damaged_as_user_error(path, "header"):
-        planes = tuple(planes_of(path, dataset))
+        planes = tuple(planes_of(path, dataset, with_traits=True))
         code = text(dataset, "Modality")
         if kind_of(text(dataset, "SOPClassUID"), code, has_rows=True) != "image":
             raise UserError(
@@ -150,7 +150,7 @@ def read_image_header(path: Path) -> ImageHeader:
         )
 
 
-def planes_of(path: Path, dataset: Dataset) -> Iterator[Plane]:
+def planes_of(path: Path, dataset: Dataset, with_traits: bool = False) -> Iterator[Plane]:
     """Yields the frames of a file in their order.
 
     Raises:
@@ -182,11 +182,17 @@ def planes_of(path: Path, dataset: Dataset) -> Iterator[Plane]:
         )
     for frame in range(frames):
         sources = (*groups[frame : frame + 1], *shared)
-        yield _plane(path, frame, (rows, columns, samples), dataset, sources)
+        traits = tuple(_traits(dataset, sources)) if with_traits else ()
+        yield _plane(path, frame, (rows, columns, samples), dataset, sources, traits)
 
 
 def _plane(
-    path: Path, frame: int, shape: tuple[int, int, int], dataset: Dataset, groups: Sequence[Dataset]
+    path: Path,
+    frame: int,
+    shape: tuple[int, int, int],
+    dataset: Dataset,
+    groups: Sequence[Dataset],
+    traits: tuple[tuple[str, str], ...],
 ) -> Plane:
     """Functional groups of the frame come first, then what all frames share, then the file."""
     measures = _group(groups, "PixelMeasuresSequence", dataset)
@@ -205,7 +211,7 @@ def _plane(
         abs(number(measures, "SliceThickness") or 0.0) or None,
         1.0 if slope is None or slope == 0 else slope,
         number(values, "RescaleIntercept") or 0.0,
-        tuple(_traits(dataset, groups)),
+        traits,
     )
 
 

@@ -31,7 +31,9 @@ def toggle_polygon(plane: NDArray[np.bool_], points_xy: NDArray[np.float64]) -> 
     edges = np.flatnonzero(last > first)
     if not edges.size:
         return
-    toggles = np.zeros((height, width + 1), np.bool_)
+    top, bottom = int(first[edges].min()), int(last[edges].max())
+    left, right = (int(np.clip(np.ceil(x), 0, width)) for x in (x0.min(), x0.max()))
+    toggles = np.zeros((bottom - top, right - left + 1), np.bool_)
     ends = np.cumsum(last[edges] - first[edges])
     parts = np.searchsorted(ends, np.arange(_PAIRS_AT_ONCE, ends[-1], _PAIRS_AT_ONCE))
     for some in np.split(edges, np.unique(parts)):
@@ -43,6 +45,7 @@ def toggle_polygon(plane: NDArray[np.bool_], points_xy: NDArray[np.float64]) -> 
         slope = (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
         crossing = x0[edge] + (rows - y0[edge]) * slope
         # Pixels from the crossing to the right change sides.
-        columns = np.clip(np.ceil(crossing), 0, width).astype(np.int64)
-        np.logical_xor.at(toggles, (rows, columns), True)
-    plane ^= np.logical_xor.accumulate(toggles, axis=1)[:, :width]
+        columns = np.clip(np.ceil(crossing), left, right).astype(np.int64)
+        np.logical_xor.at(toggles, (rows - top, columns - left), True)
+    inside = np.logical_xor.accumulate(toggles, axis=1)[:, :-1]
+    plane[top:bottom, left:right] ^= inside

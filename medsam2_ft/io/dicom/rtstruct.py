@@ -30,7 +30,7 @@ from medsam2_ft.types import Geometry, LabelVolume, Volume
 
 _TAGS: tuple[AnyTag, ...] = ("SOPClassUID", "StructureSetROISequence", "ROIContourSequence")
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-_HALF_SLICE = 0.5
+_LARGEST_SLANT = 0.5  # slices
 _SAME_PLANE = 0.01  # slices
 _FARTHEST_MM = 1e6  # no patient reaches further, and nothing overflows
 
@@ -129,10 +129,19 @@ def _unique_labels(numbers: Sequence[int]) -> list[int]:
 
 
 def _points(contour: Dataset) -> NDArray[np.float64] | None:
-    value = contour.get("ContourData")
-    if value is None or isinstance(value, str | bytes) or not hasattr(value, "__len__"):
+    """World coordinates ``(n, 3)``; None where there are not three points or they are no mm.
+
+    The text is parsed at once: pydicom makes an object of every number, 30 times slower.
+    """
+    if "ContourData" not in contour:
         return None
-    flat = np.array([float(number) for number in value])
+    element = contour.get_item("ContourData")
+    value = getattr(element, "value", None)
+    if isinstance(value, bytes):
+        value = value.strip(b" \0").split(b"\\")
+    if not value or isinstance(value, str):
+        return None
+    flat = np.array(value).astype(np.float64).ravel()
     if flat.size < 9 or flat.size % 3 or not (np.abs(flat) < _FARTHEST_MM).all():
         return None
     return flat.reshape(-1, 3)
@@ -151,12 +160,12 @@ def _on_slices(
     planes: dict[int, dict[int, list[NDArray[np.float64]]]] = defaultdict(dict)
     for points in region.contours:
         z = points[:, 2]
-        if np.ptp(z) > _HALF_SLICE:
+        if np.ptp(z) > _LARGEST_SLANT:
             region.left_out["contours that are not parallel to the slices"] += 1
             continue
         middle = float(z.mean())
         index = int(np.rint(np.clip(middle, -1, shape[0])))
-        if not 0 <= index < shape[0] or abs(middle - index) > _HALF_SLICE:
+        if not 0 <= index < shape[0]:
             region.left_out["contours beyond the first or last slice"] += 1
             continue
         if (points[:, :2] < -1).any() or (points[:, :2] > (shape[2], shape[1])).any():

@@ -45,7 +45,10 @@ class FrameGrid:
         height, width = values.shape
         inside = volume[z, max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
         part = values[max(-y, 0) :, max(-x, 0) :][: inside.shape[0], : inside.shape[1]]
-        np.copyto(inside, part, where=part != 0)
+        if volume.dtype == np.bool_:
+            inside |= part
+        else:
+            np.copyto(inside, part, where=part != 0)
 
 
 def place_on(planes: Sequence[Plane], like: Volume) -> FrameGrid | None:

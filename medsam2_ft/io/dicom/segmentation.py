@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.intensity import label_ids
 from medsam2_ft.io.checks import MAX_LABEL_ID
 from medsam2_ft.io.dicom.files import (
     AnyTag,
@@ -92,13 +93,13 @@ def read_segmentation(path: Path, like: Volume | None = None) -> LabelVolume:
         )
     check_size(str(path), grid.shape[0] * grid.shape[1] * grid.shape[2])
     notes = list(grid.notes)
+    empty = set(seg.names)
     if seg.segments is None:
         maps = _label_map(seg, grid)
+        empty -= set(label_ids(maps[0]))
     else:
-        maps = pack_masks(grid.shape, _masks(seg, seg.segments, grid))
-    present = {int(label) for label_map in maps for label in np.unique(label_map)}
-    empty = sorted(set(seg.names) - present)
-    notes.extend(f"segment {seg.names[label]!r} is empty" for label in empty)
+        maps = pack_masks(grid.shape, _masks(seg, seg.segments, grid, empty))
+    notes.extend(f"segment {seg.names[label]!r} is empty" for label in sorted(empty))
     return LabelVolume(maps, seg.names, grid.geometry, grid.has_geometry, tuple(notes))
 
 
@@ -139,9 +140,12 @@ def _segments(dataset: Dataset) -> tuple[int, ...]:
 
 
 def _masks(
-    seg: _Segmentation, segments: Sequence[int], grid: FrameGrid
+    seg: _Segmentation, segments: Sequence[int], grid: FrameGrid, empty: set[int]
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """Yields one mask on the grid for each segment that has frames, by segment number."""
+    """Yields one mask on the grid for each segment that has frames, by segment number.
+
+    Takes those that have a voxel out of ``empty``.
+    """
     frames: dict[int, list[int]] = defaultdict(list)
     for frame, segment in enumerate(segments):
         frames[segment].append(frame)
@@ -149,6 +153,8 @@ def _masks(
         mask = np.zeros(grid.shape, np.bool_)
         for frame, stored in _decoded(seg, frames[segment]):
             grid.paste(mask, frame, stored >= seg.threshold)
+        if mask.any():
+            empty.discard(segment)
         yield segment, mask
 
 

@@ -161,6 +161,7 @@ def test_jpeg_in_colour(tmp_path: Path) -> None:
             colour, level=98, colorspace="RGB", outcolorspace=space, subsampling="444"
         )
         dataset.PixelData = encapsulate([data] * 3)
+        dataset.PlanarConfiguration = 1  # says nothing of compressed samples
         dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
         read = _read(dataset, tmp_path)
         for frame in read.array:

@@ -103,9 +103,11 @@ def test_uneven_spacing(tmp_path: Path, shift: float, outcome: str) -> None:
 
 
 def test_rounded_positions_keep_both_ends(tmp_path: Path) -> None:
-    places = [round(0.625 * z, 2) for z in range(33)]
-    files = series(tmp_path, volume_of((33, 4, 4)), [(0.0, 0.0, z) for z in places])
-    assert read_series(files).geometry.spacing_mm[0] == pytest.approx(0.625)
+    places = [round(2 / 3 * z, 1) for z in range(31)]  # gaps of 0.7 and 0.6
+    files = series(tmp_path, volume_of((31, 4, 4)), [(0.0, 0.0, z) for z in places])
+    read = read_series(files)
+    assert read.geometry.spacing_mm[0] == pytest.approx(2 / 3)
+    assert read.notes == ("slices are 0.6 to 0.7 mm apart; 0.6667 mm is taken",)
 
 
 def test_drift_that_no_single_gap_shows_is_refused(tmp_path: Path) -> None:
