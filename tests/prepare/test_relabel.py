@@ -102,3 +102,9 @@ def test_names_after_ids_have_moved() -> None:
     assert names_of({2: "two"}, Settings("CT"), result) == {1: "two"}  # 2 was the nameless 1
     own = Settings("CT", label_names={2: "mine"})
     assert names_of(names, own, result) == {1: "two", 2: "mine", 4: "four"}
+
+
+def test_regions_that_hold_a_part_of_a_merged_label_go() -> None:
+    result = cleaned((np.array([[[1, 2, 3]]], np.uint8),), Cleanup(merge={7: (1, 2)}))
+    file_regions = {"torn": (1, 3), "whole": (1, 2, 3), "apart": (3,)}
+    assert regions_of(file_regions, Settings("CT"), result) == {"whole": (3, 7), "apart": (3,)}
