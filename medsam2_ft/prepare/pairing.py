@@ -239,13 +239,15 @@ def _paired(
 
 def _pair(entry: Match, veil: Veil, label_pattern: Pattern, prefix: str) -> Pair:
     image = entry.image
+    label = None if entry.label is None else entry.label.file
     return Pair(
         name=prefix + tidy_name(veil.text(image.case)),
         image=image,
-        label=None if entry.label is None else entry.label.file,
+        label=label,
         patient=_patient(entry, veil),
         parts="objects" if OBJECT in label_pattern.names else "labels",
-        veil=veil,
+        # a process per case need not know all patients of a hospital
+        veil=veil.narrowed(file.relative.as_posix() for file in (image, label) if file is not None),
         clear=prefix + image.case,
     )
 

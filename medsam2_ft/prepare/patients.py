@@ -3,7 +3,7 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -17,9 +17,10 @@ _SALT_BYTES = 32
 _SHOWN_DIGITS = 12
 _SHORTEST_NAME = 3  # shorter family names are words of other meaning too often
 
-_UID = r"\d+(?:\.\d+){4,}"
-_DATE = (
-    r"(?<!\d)(?:19|20)\d\d(?P<a>[-._]?)(?:0[1-9]|1[0-2])(?P=a)(?:0[1-9]|[12]\d|3[01])(?!\d)"
+_WORD = re.compile(r"[^\W_]+")
+_UID_OR_DATE = re.compile(
+    r"\d+(?:\.\d+){4,}"
+    r"|(?<!\d)(?:19|20)\d\d(?P<a>[-._]?)(?:0[1-9]|1[0-2])(?P=a)(?:0[1-9]|[12]\d|3[01])(?!\d)"
     r"|(?<!\d)\d\d(?P<b>[-._])\d\d(?P=b)(?:19|20)\d\d(?!\d)"
 )
 
@@ -43,7 +44,7 @@ class Veil:
 
     def patient(self, patient_id: str) -> str:
         """Returns what stands for a patient, such as ``p1f2e3d4c5b6``."""
-        return f"p{self.digest(_plain(patient_id))}"
+        return f"p{self.digest(''.join(_words(patient_id)))}"
 
     def text(self, text: str) -> str:
         """Returns ``text`` with hashes for patients, DICOM UIDs and dates.
@@ -51,32 +52,52 @@ class Veil:
         A PatientID or name counts where it stands as a word of its own, whatever separates its
         pieces (``STS_008``, ``sts-008``).
         """
-        return text if self.patients is None else self._pattern.sub(self._replaced, text)
+        if self.patients is None:
+            return text
+        pieces, end = [], 0
+        for start, stop in self._mentions(text):
+            pieces += [text[end:start], self.patient(text[start:stop])]
+            end = stop
+        return _UID_OR_DATE.sub(
+            lambda m: f"x{self.digest(m.group())}", "".join([*pieces, text[end:]])
+        )
+
+    def narrowed(self, texts: Iterable[str]) -> "Veil":
+        """Returns a veil that does the same for ``texts`` and knows no other patients."""
+        if self.patients is None:
+            return self
+        found = {text[start:stop] for text in texts for start, stop in self._mentions(text)}
+        return Veil(self.salt, tuple(sorted(found)))
 
     def path(self, path: PurePath) -> PurePath:
         """Returns ``path`` with ``text`` applied to it."""
         return PurePath(*map(self.text, path.parts))
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        spelled = {_spelling(patient) for patient in self.patients or ()} - {""}
-        words = sorted(spelled, key=lambda pattern: (-len(pattern), pattern))
-        found = [rf"(?P<patient>(?<![^\W_])(?:{'|'.join(words)})(?![^\W_]))"] if words else []
-        return re.compile("|".join([*found, rf"(?:{_UID})", _DATE]), re.IGNORECASE)
+    def _spellings(self) -> frozenset[tuple[str, ...]]:
+        """Words of every PatientID and name, and those words in one."""
+        known = {_words(patient) for patient in self.patients or ()} - {()}
+        return frozenset(known | {("".join(words),) for words in known})
 
-    def _replaced(self, match: re.Match[str]) -> str:
-        if match.groupdict().get("patient"):
-            return self.patient(match.group())
-        return f"x{self.digest(match.group())}"
+    def _mentions(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yields where patients are named, from the left, the longest spelling first."""
+        words = list(_WORD.finditer(text))
+        lengths = sorted({len(spelling) for spelling in self._spellings}, reverse=True)
+        first = 0
+        while first < len(words):
+            for length in lengths:
+                run = words[first : first + length]
+                spelling = tuple(word.group().lower() for word in run)
+                start, stop = run[0].start(), run[-1].end()
+                if spelling in self._spellings and "/" not in text[start:stop]:
+                    yield start, stop
+                    first += len(run) - 1
+                    break
+            first += 1
 
 
-def _plain(patient_id: str) -> str:
-    return re.sub(r"[\W_]+", "", patient_id).lower()
-
-
-def _spelling(patient_id: str) -> str:
-    words = [re.escape(word) for word in re.split(r"[\W_]+", patient_id) if word]
-    return r"(?:[^\w/]|_)*".join(words)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.lower() for word in _WORD.findall(text))
 
 
 def name_spellings(name: str) -> list[str]:

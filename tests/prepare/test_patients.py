@@ -215,6 +215,14 @@ def test_spellings_of_a_name() -> None:
     assert Veil(b"s", tuple(name_spellings(""))).text("a b") == "a b"
 
 
+def test_a_narrowed_veil_does_the_same_for_its_texts() -> None:
+    veil = Veil(b"s", ("STS_008", "17", *name_spellings("Doe^Jane")))
+    texts = ["jane-doe/Doe/sts008/x17", "17/a/2019-04-05"]
+    narrow = veil.narrowed(texts)
+    assert [narrow.text(text) for text in texts] == [veil.text(text) for text in texts]
+    assert narrow.patients == ("17", "Doe", "jane-doe", "sts008")
+
+
 @pytest.mark.parametrize(("modality", "stem"), [("CT", "CT"), ("PET", "PET"), ("MR", "MR_T1")])
 def test_real_series_equal_their_nifti_twins(
     test_data: Path, tmp_path: Path, modality: Modality, stem: str

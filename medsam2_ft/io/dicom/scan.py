@@ -143,7 +143,7 @@ def _entry(path: Path) -> _Entry | None:
             frame_of_reference=_frame_of_reference(dataset),
             number=None if number < 0 else number,
             refers_to=frozenset(_references(dataset)) if kind == "labels" else frozenset(),
-            name=text(dataset, "PatientName"),
+            name=str(dataset.get("PatientName") or ""),
         )
         shared = (uid,) if uid else (str(path.parent), str(number))
         is_alone = kind == "labels" or _is_alone(dataset)
