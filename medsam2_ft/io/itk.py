@@ -3,6 +3,7 @@
 ITK's world is ours (LPS), its sizes and spacings are (x, y, z) and are turned here.
 """
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -54,10 +55,7 @@ def read_layers(
                 f"{path}: is {len(size)}-D ({' x '.join(str(n) for n in size)}); "
                 "pick one channel or time point and save it as a 3D volume"
             )
-        elements = channels
-        for extent in size:
-            elements *= extent
-        check_size(str(path), elements)
+        check_size(str(path), math.prod(size) * channels)
         geometry = _geometry(path, reader)
         texts = {k: _text(reader.GetMetaData(k)) for k in reader.GetMetaDataKeys() if k.isascii()}
         image = _run(path, reader.Execute)

@@ -175,18 +175,23 @@ def read_parts(
     first = reader.read(numbered[0][1])
     z, y, x = first.shape
     maps = pack_masks((z, y, x), _masks(reader, first, numbered))
-    label_names, notes = {}, list(reader.notes)
+    is_labels = values.parts == "labels"
+    label_names = {label: called[file] for label, file in numbered} if is_labels else {}
+    geometry = reader.grid[1] if reader.grid else Geometry()
+    notes = _part_notes(reader, len(files))
+    return LabelVolume(maps, label_names, geometry, reader.has_geometry, notes)
+
+
+def _part_notes(reader: _PartReader, count: int) -> tuple[str, ...]:
+    notes = list(reader.notes)
     if reader.empty:
         notes.append(f"{len(reader.empty)} parts are empty ({_listed(reader.empty)})")
-    if values.parts == "labels":
-        label_names = {label: called[file] for label, file in numbered}
-        if not values.part_names:
-            notes.append(
-                f"label ids follow the names of this case's {len(files)} files; give the names in "
-                "a fixed order if other cases have other files"
-            )
-    geometry = reader.grid[1] if reader.grid else Geometry()
-    return LabelVolume(maps, label_names, geometry, reader.has_geometry, tuple(notes))
+    if reader.values.parts == "labels" and not reader.values.part_names:
+        notes.append(
+            f"label ids follow the names of this case's {count} files; give the names in a fixed "
+            "order if other cases have other files"
+        )
+    return tuple(notes)
 
 
 def _masks(
