@@ -1,5 +1,7 @@
 """Which files of a tree belong together."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +99,17 @@ def test_pattern_and_bad_folder(tmp_path: Path) -> None:
         scan(tmp_path / "gone")
     with pytest.raises(UserError, match="cannot list"):
         scan(tmp_path, "/etc/*")
+
+
+def test_without_pydicom_the_extra_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['pydicom'] = None\n"
+        "from medsam2_ft.errors import UserError\n"
+        "from medsam2_ft.io import read_volume\n"
+        "try: read_volume(sys.argv[1])\n"
+        "except UserError as error: print(error)\n"
+    )
+    path = save(image(volume_of()[0]), tmp_path / "a.dcm")
+    command = [sys.executable, "-c", code, str(path)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "pip install 'medsam2-ft[dicom]'" in shown
