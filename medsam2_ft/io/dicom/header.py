@@ -5,7 +5,7 @@ says for each frame where it lies; any other multi-frame file is a cine or a sta
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -71,7 +71,7 @@ _IMAGE_TAGS: tuple[AnyTag, ...] = (*_GRID_TAGS, *_TRAITS, *pet.TAGS)
 _CINE_MODALITIES = ("US", "IVUS", "ES", "XA", "RF", "XC", "DMS", "GM")
 _TIME_POINTERS = ("(0018,1063)", "(0018,1065)")  # FrameTime, FrameTimeVector
 _CENTIMETRES = 3
-_MAX_FRAMES = 1 << 20
+_FEW_FRAMES = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ def planes_of(path: Path, dataset: Dataset, with_traits: bool = False) -> Iterat
     """
     rows, columns = integer(dataset, "Rows", 0), integer(dataset, "Columns", 0)
     frames = integer(dataset, "NumberOfFrames", 1)
-    if rows < 1 or columns < 1 or not 1 <= frames <= _MAX_FRAMES:
+    # every frame takes a byte at least; looked at before room is made for what is declared
+    if rows < 1 or columns < 1 or not 1 <= frames <= max(_FEW_FRAMES, path.stat().st_size):
         raise UserError(
             f"{path}: holds no image ({rows} rows, {columns} columns, {frames} frames); leave it "
             "out, or copy it again"
@@ -180,10 +181,13 @@ def planes_of(path: Path, dataset: Dataset, with_traits: bool = False) -> Iterat
             f"{path}: declares {frames} frames and describes {len(groups)}; the file is damaged: "
             "copy it again"
         )
+    if not groups:
+        only = _plane(path, 0, (rows, columns, samples), dataset, shared, with_traits)
+        yield from (replace(only, frame=frame) for frame in range(frames))
+        return
     for frame in range(frames):
-        sources = (*groups[frame : frame + 1], *shared)
-        traits = tuple(_traits(dataset, sources)) if with_traits else ()
-        yield _plane(path, frame, (rows, columns, samples), dataset, sources, traits)
+        sources = (groups[frame], *shared)
+        yield _plane(path, frame, (rows, columns, samples), dataset, sources, with_traits)
 
 
 def _plane(
@@ -192,7 +196,7 @@ def _plane(
     shape: tuple[int, int, int],
     dataset: Dataset,
     groups: Sequence[Dataset],
-    traits: tuple[tuple[str, str], ...],
+    with_traits: bool,
 ) -> Plane:
     """Functional groups of the frame come first, then what all frames share, then the file."""
     measures = _group(groups, "PixelMeasuresSequence", dataset)
@@ -211,7 +215,7 @@ def _plane(
         abs(number(measures, "SliceThickness") or 0.0) or None,
         1.0 if slope is None or slope == 0 else slope,
         number(values, "RescaleIntercept") or 0.0,
-        traits,
+        tuple(_traits(dataset, groups)) if with_traits else (),
     )
 
 

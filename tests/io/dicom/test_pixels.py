@@ -28,6 +28,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -150,6 +151,14 @@ def test_colour(tmp_path: Path) -> None:
     np.testing.assert_array_equal(_read(planar, tmp_path).array, colour[None])
     deep = put_pixels(base(modality="ES"), colour.astype(np.uint16) * 257, "RGB")
     np.testing.assert_array_equal(_read(deep, tmp_path).array, colour[None])
+
+
+def test_high_throughput_jpeg2000(tmp_path: Path) -> None:
+    stored = volume_of((20, 30), np.uint16)
+    dataset = image(stored)
+    dataset.PixelData = encapsulate([imagecodecs.htj2k_encode(stored, reversible=True)])
+    dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
+    np.testing.assert_array_equal(_read(dataset, tmp_path).array[0], stored)
 
 
 def test_jpeg_in_colour(tmp_path: Path) -> None:
@@ -297,7 +306,7 @@ def test_truncated_pixel_data(tmp_path: Path) -> None:
     _refused(save(dataset, tmp_path / "one"), "declares 84 bytes of pixels and 40 are there")
 
 
-@pytest.mark.parametrize(("rows", "frames"), [(65535, 1), (65535, 60000)])
+@pytest.mark.parametrize(("rows", "frames"), [(65535, 1), (65535, 4000)])
 def test_size_that_lies(tmp_path: Path, rows: int, frames: int) -> None:
     dataset = image(volume_of()[0])
     dataset.Rows = dataset.Columns = rows
@@ -307,8 +316,11 @@ def test_size_that_lies(tmp_path: Path, rows: int, frames: int) -> None:
 
 def test_number_of_frames_that_lies(tmp_path: Path) -> None:
     dataset = cine(volume_of((2, 6, 7), np.uint8), "MONOCHROME2")
-    dataset.NumberOfFrames = 40_000_000
-    _refused(save(dataset, tmp_path / "one"), "holds no image")
+    for frames in (40_000_000, 100_000, 0, -1):
+        dataset.NumberOfFrames = frames
+        _refused(save(dataset, tmp_path / "one"), "holds no image")
+    dataset.NumberOfFrames = 4000
+    _refused(save(dataset, tmp_path / "one"), "declares 168000 bytes of pixels and 84 are there")
 
 
 def _j2k(array: NDArray[Any]) -> bytes:
