@@ -31,6 +31,7 @@ WHITE: Final[Color] = (255, 255, 255)
 RED: Final[Color] = (235, 50, 50)
 BACKGROUND: Final[Color] = (24, 24, 27)
 CAPTION_PX: Final = 22
+CAPTION_MIN_PX: Final = 160
 GAP_PX: Final = 6
 
 
@@ -88,7 +89,7 @@ def color_of(index: int) -> Color:
 
 def render_panel(
     panel: Panel, side_px: int = 384, *, crop: bool = False
-) -> UInt8[np.ndarray, "side_c side 3"]:
+) -> UInt8[np.ndarray, "rows columns 3"]:
     """Draws a panel; the image keeps its aspect ratio in a square below the caption.
 
     Lines are drawn after scaling, so that they are equally thin on any image.
@@ -96,10 +97,11 @@ def render_panel(
     Args:
         panel: What to draw.
         side_px: Side of the square in pixels.
-        crop: Leave out the square's empty rows above and below a wide image.
+        crop: Leave out the square's empty rows above and below a wide image, and the empty
+            columns beside a tall one, as far as the caption does without them.
 
     Returns:
-        RGB of ``side_px + CAPTION_PX`` rows (fewer with ``crop``) and ``side_px`` columns.
+        RGB of ``side_px + CAPTION_PX`` rows and ``side_px`` columns, with ``crop`` fewer.
     """
     height, width = panel.image.shape[:2]
     shown_height = height * panel.pixel_aspect
@@ -111,9 +113,10 @@ def render_panel(
     for box in panel.boxes:
         _draw_box(canvas, box, (size_wh[0] / width, size_wh[1] / height))
     rows = size_wh[1] if crop else side_px
-    framed = np.full((rows + CAPTION_PX, side_px, 3), BACKGROUND, np.uint8)
+    columns = max(size_wh[0], min(side_px, CAPTION_MIN_PX)) if crop else side_px
+    framed = np.full((rows + CAPTION_PX, columns, 3), BACKGROUND, np.uint8)
     top = CAPTION_PX + (rows - size_wh[1]) // 2
-    left = (side_px - size_wh[0]) // 2
+    left = (columns - size_wh[0]) // 2
     framed[top : top + size_wh[1], left : left + size_wh[0]] = canvas
     return _with_text(framed, panel.caption)
 
@@ -127,7 +130,7 @@ def render_grid(
         panels: At least one.
         columns: Panels per row; fewer panels make a narrower picture.
         side_px: Side of a panel's image in pixels.
-        crop: See ``render_panel``; a row of panels is as high as the highest panel of all.
+        crop: See ``render_panel``; every panel gets the room of the largest one.
 
     Raises:
         ValueError: There is no panel.
@@ -137,12 +140,13 @@ def render_grid(
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     rendered = [render_panel(panel, side_px, crop=crop) for panel in panels]
-    step_y, step_x = max(map(len, rendered)) + GAP_PX, side_px + GAP_PX
+    step_y = max(panel.shape[0] for panel in rendered) + GAP_PX
+    step_x = max(panel.shape[1] for panel in rendered) + GAP_PX
     shape = (rows * step_y + GAP_PX, columns * step_x + GAP_PX, 3)
     grid = np.full(shape, BACKGROUND, np.uint8)
     for i, panel in enumerate(rendered):
         y, x = GAP_PX + i // columns * step_y, GAP_PX + i % columns * step_x
-        grid[y : y + len(panel), x : x + side_px] = panel
+        grid[y : y + panel.shape[0], x : x + panel.shape[1]] = panel
     return grid
 
 

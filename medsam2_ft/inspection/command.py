@@ -27,7 +27,7 @@ def inspect(
         json: File for everything that was found, case by case.
         figure: PNG file for a figure: cases, sizes, spacings, label volumes, gray values.
         split: Only the cases of this split.
-        cases: Also show a table with one row per case.
+        cases: Also show one line per case.
         min_voxels: Labels with fewer voxels (in a 2D image or a video: pixels) are reported.
         workers: Cases that are read at a time; by default one per core, as far as memory allows.
 

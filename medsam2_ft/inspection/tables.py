@@ -67,32 +67,35 @@ def progress(console: "Console", total: int) -> Iterator["Callable[[], None]"]:
 
 
 def print_modalities(console: "Console", cases: Sequence[CaseFacts]) -> None:
-    """Prints one row per modality."""
-    numbers = ("slices", "rows", "columns", "slice mm", "pixel mm")
-    table = _table(
-        f"{len(cases)} case{'' if len(cases) == 1 else 's'}",
-        ("modality", "cases", "splits", "kinds", *numbers, "intensity"),
-        ("cases", *numbers),
-    )
+    """Prints two tables with one row per modality: what there is, and how large it is."""
+    title = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
+    kinds = _table(title, ("modality", "cases", "splits", "kinds", "intensity"), ("cases",))
+    columns = ("slices", "rows", "columns", "slice mm", "pixel mm")
+    sizes = _table("sizes", ("modality", *columns), columns)
     for summary in summarize_modalities(cases):
-        table.add_row(
+        colour = {"colour": summary.colour} if summary.colour else {}
+        rules = summary.rules
+        kinds.add_row(
             summary.modality,
             str(summary.cases),
             _counts(summary.splits),
-            _counts(summary.kinds) + (f", {summary.colour} colour" if summary.colour else ""),
+            _counts(summary.kinds | colour),
+            _counts(rules) if len(rules) > 1 else next(iter(rules)),
+        )
+        sizes.add_row(
+            summary.modality,
             *map(_range, (summary.depth, summary.height, summary.width)),
             _range(summary.slice_mm),
             _range(summary.pixel_mm),
-            _counts(summary.rules) if len(summary.rules) > 1 else next(iter(summary.rules)),
         )
-    console.print(table)
+    console.print(kinds)
+    console.print(sizes)
 
 
 def print_labels(console: "Console", cases: Sequence[CaseFacts]) -> None:
     """Prints one row per modality and label."""
-    numbers = ("cases", "objects", "slices", "voxels or pixels", "volume (ml)")
+    numbers = ("cases", "slices", "voxels", "ml")
     table = _table("labels", ("modality", "label", "id", *numbers), numbers)
-    table.caption, table.caption_justify = "ranges are smallest~median~largest", "left"
     summaries = summarize_labels(cases)
     rows: Counter[str] = Counter()
     for summary in summaries:
@@ -104,9 +107,8 @@ def print_labels(console: "Console", cases: Sequence[CaseFacts]) -> None:
         table.add_row(
             summary.modality,
             summary.name or "",
-            str(first) if first == last else f"{first}...{last}",
+            str(first) if first == last else f"{first}..{last}",
             str(summary.cases),
-            str(summary.objects),
             str(summary.slices),
             _range(summary.voxels),
             _range(None if volume is None else _scaled(volume, 1e-3)),
@@ -120,23 +122,23 @@ def print_labels(console: "Console", cases: Sequence[CaseFacts]) -> None:
 
 
 def print_cases(console: "Console", cases: Sequence[CaseFacts]) -> None:
-    """Prints one row per case."""
-    columns = ("case", "split", "kind", "modality", "size z y x", "spacing mm", "labels", "gray")
-    table = _table("cases", (*columns, "intensity"), ())
+    """Prints one line per case: a table of so many columns would fit no terminal."""
+    from rich.text import Text
+
     for case in cases:
-        spacing = " ".join(f"{value:.3g}" for value in case.spacing_mm)
-        table.add_row(
-            case.file,
-            case.split or "",
-            case.kind,
-            case.modality or "",
-            " ".join(map(str, case.size_zyx)) + (" colour" if case.colour else ""),
-            spacing if case.kind == "3D" else "",
-            str(len(case.labels)),
-            f"{case.gray_min}-{case.gray_max}, mean {case.gray_mean:.0f}",
+        parts = [
+            f"{case.modality or 'modality unknown'} {case.kind}",
+            " x ".join(map(str, case.size_zyx)) + (" colour" if case.colour else ""),
+            " x ".join(f"{value:.3g}" for value in case.spacing_mm) + " mm",
+            f"{len(case.labels)} label{'' if len(case.labels) == 1 else 's'}",
+            f"gray {case.gray_min}-{case.gray_max} mean {case.gray_mean:.0f}",
             rule_text(case.intensity),
-        )
-    console.print(table)
+        ]
+        if case.kind != "3D":
+            del parts[2]
+        line = Text(f"{case.file}: ", style="bold").append(", ".join(parts), style="not bold")
+        console.print(line, soft_wrap=True)
+    console.print()
 
 
 def print_problems(console: "Console", problems: Sequence[Problem]) -> None:
@@ -165,12 +167,24 @@ def print_problems(console: "Console", problems: Sequence[Problem]) -> None:
 
 
 def _table(title: str, columns: Sequence[str], right: Sequence[str]) -> "Table":
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for column in columns:
         number = column in right
-        table.add_column(column, justify="right" if number else "left", no_wrap=number)
+        table.add_column(
+            column,
+            justify="right" if number else "left",
+            no_wrap=number or column in ("modality", "id"),
+        )
     return table
 
 
@@ -179,11 +193,11 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _range(spread: Spread | None) -> str:
-    """Smallest, middle and largest; one number where they agree."""
+    """Smallest and largest number; one where they agree."""
     if spread is None:
         return ""
-    low, middle, high = (f"{v:.0f}" if v >= 1000 else f"{v:.3g}" for v in vars(spread).values())
-    return low if low == high else f"{low}~{middle}~{high}"
+    low, high = (f"{v:.0f}" if v >= 1000 else f"{v:.3g}" for v in (spread.min, spread.max))
+    return low if low == high else f"{low}-{high}"
 
 
 def _scaled(spread: Spread, factor: float) -> Spread:

@@ -21,7 +21,15 @@ from medsam2_ft.inspection.sheet import (
     draw_cases,
     label_colors,
 )
-from medsam2_ft.overlays import BACKGROUND, CAPTION_PX, GAP_PX, PALETTE, Panel, render_panel
+from medsam2_ft.overlays import (
+    BACKGROUND,
+    CAPTION_MIN_PX,
+    CAPTION_PX,
+    GAP_PX,
+    PALETTE,
+    Panel,
+    render_panel,
+)
 from medsam2_ft.types import Case, Geometry, IntensityRule
 
 TOP = 2 * LINE_PX + GAP_PX + CAPTION_PX  # name, description, then the first picture
@@ -81,6 +89,9 @@ def test_pixels_that_are_not_square() -> None:
     assert has(tall, (100, 100, 100)).sum() == 64 * 32
     wide = render_panel(Panel(np.full((8, 8), 100, np.uint8), pixel_aspect=0.25), 64, crop=True)
     assert wide.shape == (16 + CAPTION_PX, 64, 3)
+    narrow = render_panel(Panel(np.full((80, 8), 100, np.uint8)), 400, crop=True)
+    assert narrow.shape == (400 + CAPTION_PX, CAPTION_MIN_PX, 3)
+    assert has(narrow, (100, 100, 100))[-1].nonzero()[0].tolist() == list(range(60, 100))
 
 
 def test_alone_in_rows_among_others_in_one_row() -> None:
