@@ -10,6 +10,7 @@ from rich.table import Table
 
 from data_prep.catalogue import Recipe, load_recipe, recipe_names
 from data_prep.runner import jobs_of, run_job
+from data_prep.sheets import draw_sheets
 from medsam2_ft.command import run_command
 from medsam2_ft.entry import run
 from medsam2_ft.errors import UserError
@@ -34,6 +35,7 @@ def prepare_dataset(
     seed: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
+    sheets: bool = True,
 ) -> None:
     """Turns a public data set into npz cases, split into train, val and test.
 
@@ -49,6 +51,7 @@ def prepare_dataset(
         seed: Another seed gives another split.
         workers: Processes; by default one per core, as far as memory allows.
         overwrite: Build every case again and split anew.
+        sheets: Draw a contact sheet of each modality (OUT/preview) where cases are new.
 
     Raises:
         UserError: Unknown name, a folder that does not look like the data set, or cases that
@@ -69,9 +72,9 @@ def prepare_dataset(
         try:
             run_job(job, seed=seed, overwrite=overwrite, **overrides)
         except UserError as error:
-            if len(jobs) == 1:
-                raise
-            problems.append(f"{job.name}: {error}")
+            problems.append(str(error) if len(jobs) == 1 else f"{job.name}: {error}")
+    if sheets:
+        draw_sheets(out)
     if problems:
         raise UserError(" | ".join(problems))
 
@@ -100,8 +103,9 @@ def print_recipe(recipe: Recipe) -> None:
         print(f"  SOURCE/{path}\n      {what}")
     for entry in recipe.inputs:
         print("options:", ", ".join(f"{key}: {value}" for key, value in entry.items()))
-    for name, entry in (recipe.datasets or {}).items():
-        print(f"  {name}: {dict(entry)}")
+    for member in recipe.members:
+        kinds = ", ".join(member.recipe.modalities) or "modality by file"
+        print(f"  SOURCE/{member.folder} -> OUT/{member.recipe.name} ({kinds})")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -1,27 +1,27 @@
 """Recipes: what a data set is, and with which options of ``prepare`` it becomes cases."""
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
+from medsam2_ft.command import CommandParser, build_parser
 from medsam2_ft.entry import closest_name
 from medsam2_ft.errors import UserError
-from medsam2_ft.prepare import prepare
+from medsam2_ft.prepare import Input, prepare
+from medsam2_ft.prepare.label_rules import read_label_rules
 
 RECIPES = Path(__file__).parent / "recipes"
 COLLECTIONS = Path(__file__).parent / "collections"
 LayoutFrom = Literal["files", "description"]
 _ABOUT = ("title", "task", "licence", "layout", "layout_from")
-_RUN_ONLY = ("workers", "overwrite", "seed", "split_file")
-OPTIONS = tuple(
-    name
-    for name, parameter in inspect.signature(prepare).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in _RUN_ONLY
-)
+INPUT_OPTIONS = tuple(f.name for f in fields(Input) if f.name not in ("images", "labels"))
+"""Options of ``prepare`` that may differ between the inputs of a data set."""
+OPTIONS = (*INPUT_OPTIONS, "val_share", "test_share")
 """Options of ``prepare`` that a recipe may give."""
 
 
@@ -30,7 +30,8 @@ class Recipe:
     """One data set, or a collection of several.
 
     Attributes:
-        name: Stem of its file.
+        path: Its file.
+        name: Stem of its file, or its name in a collection.
         title: Its full name.
         task: What is segmented in what.
         licence: Page with the terms.
@@ -38,11 +39,12 @@ class Recipe:
         layout_from: Whether the layout was checked against files of the data set, or written from
             its published description.
         inputs: Options of ``prepare``, one entry for each call; empty for a collection.
-        code: Module of ``data_prep`` with ``inputs(source, work)``, which adds entries.
-        datasets: For a collection: name of each data set -> its ``folder`` and either a
-            ``recipe`` or options.
+        options: What the entries of ``code`` have in common.
+        code: Module of ``data_prep`` with ``inputs(source, work)``, which finds the entries.
+        members: The data sets of a collection.
     """
 
+    path: Path
     name: str
     title: str
     task: str
@@ -50,13 +52,29 @@ class Recipe:
     layout: Mapping[str, str]
     layout_from: LayoutFrom
     inputs: tuple[Mapping[str, Any], ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
     code: str | None = None
-    datasets: Mapping[str, Mapping[str, Any]] | None = None
+    members: "tuple[Member, ...]" = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Modalities that the options name, sorted; empty where the files decide."""
-        return tuple(sorted({entry["modality"] for entry in self.inputs if "modality" in entry}))
+        entries = (self.options, *self.inputs)
+        own = {str(entry["modality"]) for entry in entries if "modality" in entry}
+        return tuple(sorted(own.union(*(member.recipe.modalities for member in self.members))))
+
+
+@dataclass(frozen=True)
+class Member:
+    """A data set of a collection.
+
+    Attributes:
+        folder: Where it lies below the collection's folder.
+        recipe: How it is prepared.
+    """
+
+    folder: str
+    recipe: Recipe
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -95,13 +113,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def _recipe(path: Path, content: Mapping[str, Any]) -> Recipe:
-    check_keys(path, content, (*_ABOUT, "inputs", "code", "datasets", *OPTIONS))
-    options = {key: value for key, value in content.items() if key in OPTIONS}
-    listed = content.get("inputs", [{}] if options else [])
-    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-        raise UserError(f"{path}: inputs must be a list of options")
-    for entry in listed:
-        check_keys(path, entry, OPTIONS)
+    _check_keys(path, content, (*_ABOUT, "inputs", "code", "datasets", *OPTIONS))
     layout = content.get("layout", {})
     layout_from = content.get("layout_from", "description")
     if not isinstance(layout, dict) or layout_from not in get_args(LayoutFrom):
@@ -109,22 +121,72 @@ def _recipe(path: Path, content: Mapping[str, Any]) -> Recipe:
             f"{path}: layout must map paths to what they hold, layout_from be one of "
             f"{', '.join(get_args(LayoutFrom))}"
         )
-    if not listed and not content.get("code") and not content.get("datasets"):
-        raise UserError(f"{path}: says nothing about images and labels; give image_glob at least")
-    return Recipe(
+    inputs, options, code = _inputs(path, content)
+    recipe = Recipe(
+        path=path,
         name=path.stem,
         title=str(content.get("title", path.stem)),
         task=str(content.get("task", "")),
         licence=str(content.get("licence", "")),
         layout={str(key): str(value) for key, value in layout.items()},
         layout_from=layout_from,
-        inputs=tuple({**options, **entry} for entry in listed),
-        code=content.get("code"),
-        datasets=content.get("datasets"),
+        inputs=inputs,
+        options=options,
+        code=code,
+    )
+    recipe = replace(recipe, members=_members(recipe, content.get("datasets", {})))
+    if not (recipe.inputs or recipe.code or recipe.members):
+        raise UserError(f"{path}: says nothing about images and labels; give image_glob at least")
+    return recipe
+
+
+def _inputs(
+    path: Path, content: Mapping[str, Any]
+) -> tuple[tuple[Mapping[str, Any], ...], Mapping[str, Any], str | None]:
+    """The inputs, the options that they share, and the module that adds others."""
+    options = {key: value for key, value in content.items() if key in OPTIONS}
+    code = content.get("code")
+    if code is not None and find_spec(f"data_prep.{code}") is None:
+        raise UserError(f"{path}: code names {code}, which is no module of data_prep; leave it out")
+    listed = content.get("inputs", [] if code or not options else [{}])
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise UserError(f"{path}: inputs must be a list of options")
+    _check_values(path, options)
+    for entry in listed:
+        _check_keys(path, entry, INPUT_OPTIONS)
+        _check_values(path, entry)
+    return tuple({**options, **entry} for entry in listed), options, code
+
+
+def _members(collection: Recipe, datasets: object) -> tuple[Member, ...]:
+    path = collection.path
+    if not isinstance(datasets, dict) or not all(isinstance(e, dict) for e in datasets.values()):
+        raise UserError(f"{path}: datasets must map names to a folder and a recipe or options")
+    return tuple(
+        Member(str(entry.get("folder", name)), _member(collection, str(name), entry))
+        for name, entry in datasets.items()
     )
 
 
-def check_keys(path: Path, content: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _member(collection: Recipe, name: str, entry: Mapping[str, Any]) -> Recipe:
+    """A recipe with options of its own, which win, or options alone."""
+    path = collection.path
+    if "recipe" not in entry:
+        _check_keys(path, entry, ("folder", "recipe", "inputs", *OPTIONS))
+        inputs, options, _ = _inputs(path, entry)
+        return replace(collection, name=name, title=name, layout={}, inputs=inputs, options=options)
+    _check_keys(path, entry, ("folder", "recipe", *OPTIONS))
+    try:
+        base = load_recipe(str(entry["recipe"]))
+    except UserError as error:
+        raise UserError(f"{path}: {name}: {error}") from error
+    options = {key: value for key, value in entry.items() if key in OPTIONS}
+    _check_values(path, options)
+    inputs = tuple({**each, **options} for each in base.inputs)
+    return replace(base, name=name, inputs=inputs, options={**base.options, **options})
+
+
+def _check_keys(path: Path, content: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """Makes sure that a mapping of a recipe holds known keys only.
 
     Raises:
@@ -135,3 +197,20 @@ def check_keys(path: Path, content: Mapping[str, Any], known: tuple[str, ...]) -
             closest = closest_name(str(key), known)
             hint = f"did you mean {closest}?" if closest else f"there are {', '.join(known)}"
             raise UserError(f"{path}: unknown key {key!r}: {hint}")
+
+
+def _check_values(path: Path, options: Mapping[str, Any]) -> None:
+    """Raises ``UserError`` where a value does not suit its option."""
+    rules = options.get("label_rules")
+    rest = {k: v for k, v in options.items() if k != "label_rules" and v is not None}
+    try:
+        if rules is not None:
+            read_label_rules(rules if isinstance(rules, Mapping) else Path(str(rules)))
+        _option_parser().parse_object({"images": "", "labels": "", "out": "", **rest})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+@cache
+def _option_parser() -> CommandParser:
+    return build_parser(prepare, "medsam2-ft prepare")

@@ -1,16 +1,18 @@
-"""Runs a recipe: one call of ``prepare`` for each of its inputs, into one folder of cases."""
+"""Runs a recipe: its inputs become one folder of cases."""
 
 import importlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.catalogue import OPTIONS, Recipe, check_keys, load_recipe
+from data_prep.catalogue import INPUT_OPTIONS, OPTIONS, Recipe
 from medsam2_ft.errors import UserError
-from medsam2_ft.prepare import NothingFoundError, prepare
+from medsam2_ft.prepare import Input, NothingFoundError, prepare_inputs
 
+_RUN_OPTIONS = set(OPTIONS) - set(INPUT_OPTIONS)
 CodeInputs = Callable[[Path, Path], Sequence[Mapping[str, Any]]]
 
 
@@ -35,40 +37,20 @@ def jobs_of(recipe: Recipe, source: Path, out: Path) -> list[Job]:
     """Returns the data sets of a recipe: itself, or those of a collection.
 
     Raises:
-        UserError: A folder does not exist, or an entry of a collection is not valid.
+        UserError: A folder does not exist.
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; give the folder of the data set {recipe.name}")
-    if recipe.datasets is None:
+    if not recipe.members:
         return [Job(recipe.name, recipe, source, out)]
     jobs = [
-        Job(name, _member(recipe, name, entry), source / str(entry.get("folder", name)), out / name)
-        for name, entry in recipe.datasets.items()
+        Job(member.recipe.name, member.recipe, source / member.folder, out / member.recipe.name)
+        for member in recipe.members
     ]
     missing = [job.source for job in jobs if not job.source.is_dir()]
     if missing:
         raise UserError(f"{missing[0]}: no such folder; {recipe.title} holds {len(jobs)} data sets")
     return jobs
-
-
-def _member(collection: Recipe, name: str, entry: Mapping[str, Any]) -> Recipe:
-    where = Path(f"{collection.name}.yaml")
-    check_keys(where, entry, ("folder", "recipe", "inputs", *OPTIONS))
-    base = load_recipe(entry["recipe"]) if "recipe" in entry else None
-    options = {key: value for key, value in entry.items() if key in OPTIONS}
-    listed = entry.get("inputs") or (base.inputs if base else ({},))
-    return Recipe(
-        name=name,
-        title=base.title if base else name,
-        task=base.task if base else "",
-        licence=base.licence if base else collection.licence,
-        layout=base.layout if base else {},
-        layout_from=base.layout_from if base else collection.layout_from,
-        inputs=tuple(
-            {**options, **each} if base is None else {**each, **options} for each in listed
-        ),
-        code=base.code if base else None,
-    )
 
 
 def run_job(job: Job, **overrides: Any) -> None:
@@ -79,34 +61,38 @@ def run_job(job: Job, **overrides: Any) -> None:
 
     Args:
         job: What to prepare.
-        **overrides: Options of ``prepare`` that win over the recipe's.
+        **overrides: Options of ``prepare_inputs`` that win over the recipe's.
 
     Raises:
         UserError: Nothing matches, or cases failed; the others have been written then.
     """
-    # beside the output: prepare does not take its own output for input
-    work = job.out.with_name(f".{job.out.name}.work")
+    with _work_folder(job.out) as work:
+        entries = [*job.recipe.inputs, *_code_inputs(job, work)]
+        shared = {key: job.recipe.options[key] for key in _RUN_OPTIONS & job.recipe.options.keys()}
+        inputs = [_input(job, entry) for entry in entries]
+        try:
+            if not inputs:
+                raise NothingFoundError(f"{job.source}: no file matches")
+            prepare_inputs(inputs, job.out, **{**shared, **overrides})
+        except NothingFoundError as error:
+            expected = "; ".join(f"{path} ({what})" for path, what in job.recipe.layout.items())
+            hint = f"expected are {expected}" if expected else str(error)
+            raise UserError(f"{job.source}: does not look like {job.name}; {hint}") from error
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """A folder beside the output, for prepare does not take its own output for input."""
+    work = out.with_name(f".{out.name}.work")
     shutil.rmtree(work, ignore_errors=True)
     try:
         work.mkdir(parents=True)
-        problems, found = [], False
-        inputs = [*job.recipe.inputs, *_code_inputs(job, work)]
-        for number, options in enumerate(inputs):
-            try:
-                _prepare(job, options, overrides)
-                found = True
-            except NothingFoundError:
-                print(f"{job.name}: input {number + 1} of {len(inputs)}: not in {job.source}")
-            except UserError as error:
-                found = True
-                problems.append(str(error))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+    try:
+        yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    if not found:
-        expected = "; ".join(f"{path} ({what})" for path, what in job.recipe.layout.items())
-        raise UserError(f"{job.source}: does not look like {job.name}; expected are {expected}")
-    if problems:
-        raise UserError(" | ".join(problems))
 
 
 def _code_inputs(job: Job, work: Path) -> Sequence[Mapping[str, Any]]:
@@ -114,14 +100,10 @@ def _code_inputs(job: Job, work: Path) -> Sequence[Mapping[str, Any]]:
     if job.recipe.code is None:
         return ()
     inputs: CodeInputs = importlib.import_module(f"data_prep.{job.recipe.code}").inputs
-    return inputs(job.source, work)
+    return [{**job.recipe.options, **entry} for entry in inputs(job.source, work)]
 
 
-def _prepare(job: Job, options: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    known = {key: value for key, value in options.items() if key not in ("images", "labels")}
-    prepare(
-        Path(options.get("images", job.source)),
-        Path(options.get("labels", job.source)),
-        job.out,
-        **{**known, **overrides},
-    )
+def _input(job: Job, entry: Mapping[str, Any]) -> Input:
+    known = {key: value for key, value in entry.items() if key in INPUT_OPTIONS}
+    folders = {key: Path(entry.get(key, job.source)) for key in ("images", "labels")}
+    return Input(**{**known, **folders})

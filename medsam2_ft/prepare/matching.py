@@ -191,7 +191,7 @@ def titled(found: Found, reading: Binding, pattern: Pattern) -> SourceFile:
     They name it where they tell all files apart; otherwise the path does, but for a video, whose
     path is not that of one file.
     """
-    if pattern.wild and FRAME not in pattern.names:
+    if not pattern.names or (pattern.wild and FRAME not in pattern.names):
         return found.file
     texts = [reading[name] for name in pattern.names if name != FRAME and name in reading]
     title = tidy_name("_".join(texts)) or found.file.path.name
