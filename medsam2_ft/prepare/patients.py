@@ -79,13 +79,17 @@ class Veil:
         known = {_words(patient) for patient in self.patients or ()} - {()}
         return frozenset(known | {("".join(words),) for words in known})
 
+    @cached_property
+    def _lengths(self) -> tuple[int, ...]:
+        """Numbers of words that spellings have, longest first."""
+        return tuple(sorted({len(spelling) for spelling in self._spellings}, reverse=True))
+
     def _mentions(self, text: str) -> Iterator[tuple[int, int]]:
         """Yields where patients are named, from the left, the longest spelling first."""
         words = list(_WORD.finditer(text))
-        lengths = sorted({len(spelling) for spelling in self._spellings}, reverse=True)
         first = 0
         while first < len(words):
-            for length in lengths:
+            for length in self._lengths:
                 run = words[first : first + length]
                 spelling = tuple(word.group().lower() for word in run)
                 start, stop = run[0].start(), run[-1].end()
