@@ -168,6 +168,7 @@ def test_weight_zero_leaves_out_the_label_free_slices_too(folders: list[str]) ->
     ids = [key.slice_id for batch in batches for key in batch if key.slice_id != PADDING]
     assert {names[cases[i]] for i in ids} == {"b", "c", "d"}
     assert len(batches.foreground) == 13
+    assert {names[cases[i]] for i in batches.background} == {"b", "c", "d"}
     assert len(ids) > 13, "label-free slices come as well"
 
 

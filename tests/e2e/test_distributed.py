@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic.write_folder(folder / "train", 4, labels=(1, 2, 3))
     synthetic.write_npz(folder / "train" / "single_a.npz", (7, 48, 48), labels=(1,), seed=7)
     synthetic.write_npz(folder / "train" / "single_b.npz", (8, 40, 48), labels=(1,), seed=8)
-    synthetic.write_folder(folder / "val", 3, seed=100)
+    synthetic.write_folder(folder / "val", 4, seed=100)
     return folder
 
 
