@@ -15,8 +15,8 @@ def toggle_polygon(plane: NDArray[np.bool_], points_xy: NDArray[np.float64]) -> 
     """Inverts the pixels of a plane whose centres lie inside a closed polygon (even-odd rule).
 
     Drawn into one plane, a contour inside another one makes a hole. Pixel (x, y) has its centre
-    at (x, y). A centre exactly on the outline belongs to the polygon on the left and upper
-    sides' half-open rule: of two polygons that share an edge, exactly one holds it.
+    at (x, y). A centre exactly on the outline counts on the left and upper sides and not on
+    the right and lower ones: of two polygons that share an edge, exactly one holds it.
 
     Args:
         plane: ``(y, x)``, changed in place.

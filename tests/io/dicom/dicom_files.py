@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
@@ -16,6 +17,9 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
     generate_uid,
 )
+
+from medsam2_ft.errors import UserError
+from medsam2_ft.io.dicom import read_series
 
 SECRET = "Doe^Jane"  # must never show in a note or an error
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -223,3 +227,13 @@ def segmentation(
         packed = np.packbits(values.astype(bool).ravel(), bitorder="little").tobytes()
         dataset.PixelData = packed + b"\0" * (len(packed) % 2)
     return dataset
+
+
+def refused(files: Path | list[Path], match: str) -> str:
+    """Reads an image that must end in one line, which names no patient; returns the line."""
+    with pytest.raises(UserError, match=match) as caught:
+        read_series([files] if isinstance(files, Path) else files)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert SECRET not in line
+    return line

@@ -6,22 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
-from dicom_files import SECRET, along_z, base, image, put_pixels, save, series, volume_of
+from dicom_files import SECRET, along_z, base, image, put_pixels, refused, save, series, volume_of
 from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io import read_volume
 from medsam2_ft.io.dicom import read_folder, read_series
-
-
-def _refused(files: list[Path], match: str) -> str:
-    with pytest.raises(UserError, match=match) as caught:
-        read_series(files)
-    line = str(caught.value)
-    assert "\n" not in line
-    assert SECRET not in line
-    return line
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -71,19 +62,19 @@ def test_identical_duplicates_are_taken_once(tmp_path: Path) -> None:
     assert read.notes == ("2 slices that are there twice are taken once",)
 
 
-def test_different_images_at_one_place_are_refused(tmp_path: Path) -> None:
+def test_different_images_at_one_place_arerefused(tmp_path: Path) -> None:
     def echo(value: str) -> Callable[[int, Dataset], None]:
         return lambda z, dataset: setattr(dataset, "EchoTime", value)
 
     files = series(tmp_path / "a", volume_of(), along_z(5), echo("2.3"))
     files += series(tmp_path / "b", volume_of(seed=1), along_z(5), echo("4.6"))
-    line = _refused(files, "up to 2 different images lie at the same place in 5 of 5 slices")
+    line = refused(files, "up to 2 different images lie at the same place in 5 of 5 slices")
     assert "EchoTime (2.3, 4.6)" in line
 
 
-def test_missing_slices_are_refused(tmp_path: Path) -> None:
+def test_missing_slices_arerefused(tmp_path: Path) -> None:
     files = series(tmp_path, volume_of((9, 4, 4)), along_z(9))
-    line = _refused(files[:3] + files[5:], "2 slices are missing in 1 places")
+    line = refused(files[:3] + files[5:], "2 slices are missing in 1 places")
     assert "after slice 3" in line
 
 
@@ -95,7 +86,7 @@ def test_uneven_spacing(tmp_path: Path, shift: float, outcome: str) -> None:
     positions = [(x, y, z + shift * (i == 3)) for i, (x, y, z) in enumerate(along_z(8))]
     files = series(tmp_path, volume_of((8, 4, 4)), positions)
     if outcome == "refused":
-        _refused(files, "unevenly spaced")
+        refused(files, "unevenly spaced")
         return
     read = read_series(files)
     assert read.geometry.spacing_mm[0] == pytest.approx(2.0)
@@ -110,9 +101,9 @@ def test_rounded_positions_keep_both_ends(tmp_path: Path) -> None:
     assert read.notes == ("slices are 0.6 to 0.7 mm apart; 0.6667 mm is taken",)
 
 
-def test_drift_that_no_single_gap_shows_is_refused(tmp_path: Path) -> None:
+def test_drift_that_no_single_gap_shows_isrefused(tmp_path: Path) -> None:
     places = np.concatenate([np.arange(20) * 2.0, 40 + np.arange(20) * 2.1])
-    _refused(series(tmp_path, volume_of((40, 2, 2)), [(0, 0, z) for z in places]), "unevenly")
+    refused(series(tmp_path, volume_of((40, 2, 2)), [(0, 0, z) for z in places]), "unevenly")
 
 
 @pytest.mark.parametrize(("degrees", "outcome"), [(0.01, "silent"), (0.3, "noted"), (5, "refused")])
@@ -121,7 +112,7 @@ def test_gantry_tilt(tmp_path: Path, degrees: float, outcome: str) -> None:
     positions = [(x, y + 2.0 * z * slope, p) for z, (x, y, p) in enumerate(along_z(8))]
     files = series(tmp_path, volume_of((8, 4, 4)), positions)
     if outcome == "refused":
-        _refused(files, "tilted gantry")
+        refused(files, "tilted gantry")
     else:
         notes = read_series(files).notes
         assert bool(notes) == (outcome == "noted")
@@ -136,10 +127,10 @@ def test_few_localisers_are_left_out(tmp_path: Path) -> None:
     assert read.notes == ("1 of 9 images differ in orientation or size and are left out",)
 
 
-def test_many_other_planes_are_refused(tmp_path: Path) -> None:
+def test_many_other_planes_arerefused(tmp_path: Path) -> None:
     files = series(tmp_path / "a", volume_of(), along_z(5))
     files += series(tmp_path / "b", volume_of((5, 8, 8)), along_z(5))
-    line = _refused(files, "do not fit together")
+    line = refused(files, "do not fit together")
     assert "5 of 7 x 6 axial" in line
     assert "5 of 8 x 8 axial" in line
 
@@ -153,18 +144,18 @@ def test_orientation_that_differs_by_rounding_is_one_volume(tmp_path: Path) -> N
 
 def test_sheared_orientation(tmp_path: Path) -> None:
     files = series(tmp_path, volume_of(), along_z(5), orientation=(1, 0, 0, 0.1, 0.995, 0))
-    _refused(files, "perpendicular")
+    refused(files, "perpendicular")
 
 
 def test_modalities_are_not_mixed(tmp_path: Path) -> None:
     files = series(tmp_path / "a", volume_of(), along_z(5))
     files += series(tmp_path / "b", volume_of(), along_z(5), modality="MR")
-    _refused(files, "mixes the modalities CT, MR")
+    refused(files, "mixes the modalities CT, MR")
 
 
 def test_images_without_positions_are_no_volume(tmp_path: Path) -> None:
     files = [save(image(volume_of()[z], None, modality="MG"), tmp_path / str(z)) for z in range(2)]
-    _refused(files, "do not say where they lie")
+    refused(files, "do not say where they lie")
     read = read_series(files[:1])
     assert not read.has_geometry
     assert read.modality == "mammography"
@@ -193,7 +184,7 @@ def test_position_without_spacing(tmp_path: Path) -> None:
     files = series(
         tmp_path, volume_of(), along_z(5), lambda z, dataset: delattr(dataset, "PixelSpacing")
     )
-    _refused(files, "no PixelSpacing")
+    refused(files, "no PixelSpacing")
 
 
 def test_folder_with_two_series_or_none(tmp_path: Path) -> None:
@@ -212,4 +203,4 @@ def test_folder_with_two_series_or_none(tmp_path: Path) -> None:
 def test_no_files_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no files"):
         read_series([])
-    _refused([tmp_path / "gone"], "No such file")
+    refused([tmp_path / "gone"], "No such file")
