@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from medsam2_ft.io.dicom.files import AnyTag, items, number, text
 
 _PHILIPS_SUV, _PHILIPS_ACTIVITY = 0x70531000, 0x70531009
+_GE_CREATOR, _GE_SCAN_TIME = 0x00090010, 0x0009100D
 TAGS: tuple[AnyTag, ...] = (
     "Units",
     "SUVType",
@@ -25,6 +26,8 @@ TAGS: tuple[AnyTag, ...] = (
     "AcquisitionDateTime",
     "PatientWeight",
     "RadiopharmaceuticalInformationSequence",
+    _GE_CREATOR,
+    _GE_SCAN_TIME,
     0x70530010,
     _PHILIPS_SUV,
     _PHILIPS_ACTIVITY,
@@ -44,6 +47,7 @@ class PetFacts:
         decay_correction: ``START``, ``ADMIN`` or ``NONE``.
         series_time: Date and time of the series.
         acquisition_time: Date and time at which this file's bed position was started.
+        ge_scan_time: Date and time of the scan in GE's private element.
         injection_time: Date and time; of 1900-01-01 where only the time of day is known.
         dose_bq: Injected activity.
         half_life_s: Of the radionuclide.
@@ -58,6 +62,7 @@ class PetFacts:
     decay_correction: str
     series_time: datetime | None
     acquisition_time: datetime | None
+    ge_scan_time: datetime | None
     injection_time: datetime | None
     dose_bq: float | None
     half_life_s: float | None
@@ -83,6 +88,9 @@ def facts_of(dataset: Dataset) -> PetFacts:
         series_time=_moment(text(dataset, "SeriesDate") + text(dataset, "SeriesTime")),
         acquisition_time=acquired
         or _moment(text(dataset, "AcquisitionDate") + text(dataset, "AcquisitionTime")),
+        ge_scan_time=_moment(text(dataset, _GE_SCAN_TIME))
+        if text(dataset, _GE_CREATOR) == "GEMS_PETD_01"
+        else None,
         injection_time=_moment(text(drug, "RadiopharmaceuticalStartDateTime"))
         or _moment("19000101" + text(drug, "RadiopharmaceuticalStartTime")),
         dose_bq=number(drug, "RadionuclideTotalDose"),
@@ -164,12 +172,15 @@ def _decayed_dose(series: Sequence[PetFacts]) -> tuple[float, str]:
 
 
 def _scan_time(series: Sequence[PetFacts]) -> datetime | None:
-    """When the scan began: the series' time, unless it was made after the acquisition."""
+    """When the scan began: the series' time, unless the series was made after the acquisition.
+
+    Then GE's own element says it, or the earliest file does.
+    """
     acquired = [one.acquisition_time for one in series if one.acquisition_time is not None]
     earliest = min(acquired, default=None)
     begun = series[0].series_time
     if begun is None or (earliest is not None and begun > earliest):
-        return earliest
+        return series[0].ge_scan_time or earliest
     return begun
 
 

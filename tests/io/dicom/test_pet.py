@@ -78,6 +78,15 @@ def test_series_made_after_the_acquisition(tmp_path: Path) -> None:
     _expect(_read(tmp_path, lambda dataset: setattr(dataset, "SeriesTime", "180000")), 3600)
 
 
+def test_scan_time_of_ge(tmp_path: Path) -> None:
+    def change(dataset: Dataset) -> None:
+        dataset.SeriesTime = "180000"
+        block = dataset.private_block(0x0009, "GEMS_PETD_01", create=True)
+        block.add_new(0x0D, "DT", "20200102100500.00")
+
+    _expect(_read(tmp_path, change), 50 * 60)
+
+
 def test_injection_before_midnight(tmp_path: Path) -> None:
     def change(dataset: Dataset) -> None:
         dataset.SeriesTime = dataset.AcquisitionTime = "003000"
