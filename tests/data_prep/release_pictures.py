@@ -87,7 +87,7 @@ def dsb2018(root: Path) -> Release:
         for name, mask in nuclei.items():
             picture(folder / "masks" / f"{name}.png", mask)
         labels = {number: mask[None] for number, mask in enumerate(nuclei.values(), start=1)}
-        cases[f"stage1_train_{case}_{case}"] = Expected("microscopy", labels, case, colour=True)
+        cases[f"stage1_train_{case}"] = Expected("microscopy", labels, case, colour=True)
     return Release(cases)
 
 

@@ -68,6 +68,11 @@ def colours(path: Path, legend: Mapping[tuple[int, int, int], int]) -> Volumes:
     return {i: float((picture == colour).all(-1).sum()) for colour, i in legend.items()}
 
 
+def renumbered(volumes: Volumes) -> Volumes:
+    """Labels 1, 2, ... in the order of their values."""
+    return dict(enumerate((volumes[value] for value in sorted(volumes)), start=1))
+
+
 def parts(folder: Path) -> Volumes:
     files = sorted(folder.glob("*.png"), key=lambda path: path.name)
     return {i: float((pixels(f) > 0).sum()) for i, f in enumerate(files, start=1)}
@@ -125,15 +130,16 @@ def _mr(data: Path) -> dict[str, dict[str, Volumes]]:
 
 
 def _sarcoma(data: Path) -> dict[str, dict[str, Volumes]]:
-    files = {
-        f"{modality}_{patient}": data / modality / "ibsi_sts_nifti" / patient / f"{mask}.nii.gz"
-        for patient in ("STS_008", "STS_019")
-        for modality, mask in (("CT", "CT_mask"), ("PET", "PET_mask"), ("MR", "MR_T1_mask"))
-    }
-    by_case = {name: nifti(path) for name, path in files.items()}
+    return {"sarcoma": {name: nifti(path) for name, path in tumour_masks(data).items()}}
+
+
+def tumour_masks(data: Path) -> dict[str, Path]:
+    """Masks of both patients as NIfTI; the DICOM cases of the first must equal them."""
+    names = {"CT": "CT_mask", "PET": "PET_mask", "MR": "MR_T1_mask"}
     return {
-        "sarcoma": by_case,
-        "sarcoma_dicom": {n: v for n, v in by_case.items() if n.endswith("STS_008")},
+        f"{modality}_{patient}": data / modality / "ibsi_sts_nifti" / patient / f"{mask}.nii.gz"
+        for modality, mask in names.items()
+        for patient in ("STS_008", "STS_019")
     }
 
 
@@ -160,9 +166,10 @@ def _pictures(data: Path) -> dict[str, dict[str, Volumes]]:
             p.stem: colours(p, RIM_CUP) for p in (data / "fundus/smdg_disc_cup/masks").glob("*.png")
         },
         "breast_tissue": {
-            p.stem.removesuffix("_LI"): counted(pixels(p), background=(64,)) for p in ddsm
+            p.stem.removesuffix("_LI"): renumbered(counted(pixels(p), background=(64,)))
+            for p in ddsm
         },
-        "retina": {n: counted(v, background=(240,)) for n, v in oct_values.items()},
+        "retina": {n: renumbered(counted(v, background=(240,))) for n, v in oct_values.items()},
     }
 
 

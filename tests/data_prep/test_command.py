@@ -23,9 +23,14 @@ def run(*args: object) -> int:
     return main([str(arg) for arg in args])
 
 
+def prepare(*args: object) -> int:
+    """Without contact sheets, which take most of the time."""
+    return run(*args, "--workers", 1, "--no_sheets")
+
+
 def error_of(capsys: pytest.CaptureFixture[str], *args: object) -> str:
     """Runs a command that must end in one line."""
-    assert run(*args) == 2
+    assert main([*map(str, args)]) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: ")
     assert text.count("\n") == 1
@@ -117,7 +122,7 @@ class TestOwnRecipe:
                 folder = tmp_path / "source" / patient
                 nifti(folder / f"{date}_ct.nii.gz", hounsfield())
                 nifti(folder / f"{date}_organs.nii.gz", ids(1))
-        assert run(recipe, tmp_path / "source", tmp_path / "out", "--workers", 1) == 0
+        assert prepare(recipe, tmp_path / "source", tmp_path / "out") == 0
         manifest = json.loads((tmp_path / "out/manifest.json").read_text())
         names = [entry["name"] for entry in manifest["written"]]
         assert names == ["p1_june", "p1_may", "p2_june", "p2_may"]
@@ -161,8 +166,8 @@ class TestOwnRecipe:
 
 def test_options_win_over_the_recipe(tmp_path: Path) -> None:
     release_volumes.flare22(tmp_path / "source")
-    command = ("flare22", tmp_path / "source", tmp_path / "out", "--workers", 1)
-    assert run(*command, "--val_share", 0.4, "--test_share", 0.2) == 0
+    command = ("flare22", tmp_path / "source", tmp_path / "out")
+    assert prepare(*command, "--val_share", 0.4, "--test_share", 0.2) == 0
     splits = json.loads((tmp_path / "out/splits.json").read_text())
     assert [len(splits[split]) for split in ("train", "val", "test")] == [2, 2, 1]
 
@@ -174,7 +179,7 @@ def test_an_input_that_a_release_lacks_is_passed_over(
     for folder in ("REFUGE-Test400", "REFUGE-Test-GT"):
         for path in (tmp_path / "source" / folder).rglob("*.*"):
             path.unlink()
-    assert run("refuge", tmp_path / "source", tmp_path / "out", "--workers", 1) == 0
+    assert prepare("refuge", tmp_path / "source", tmp_path / "out") == 0
     assert "no image matches (1): **/*Test400/{case:T*}.jpg" in capsys.readouterr().out
     assert len(list(tmp_path.glob("out/*/*.npz"))) == 3
 
@@ -185,21 +190,21 @@ def test_bad_files_do_not_keep_others_from_being_written(
     release = release_volumes.amos(tmp_path / "source")
     broken = tmp_path / "source/imagesTr/amos_0001.nii.gz"
     broken.write_bytes(broken.read_bytes()[:200])
-    command = ("amos", tmp_path / "source", tmp_path / "out", "--workers", 1)
+    command = ("amos", tmp_path / "source", tmp_path / "out")
     assert "amos_0001.nii.gz" in error_of(capsys, *command)
     written = {path.stem for path in tmp_path.glob("out/*/*.npz")}
     assert written == set(release.cases) - {"amos_0001"}
     nifti(broken, hounsfield())
-    assert run(*command) == 0
+    assert prepare(*command) == 0
     assert {path.stem for path in tmp_path.glob("out/*/*.npz")} == set(release.cases)
 
 
 def test_overwrite_builds_all_inputs_again(tmp_path: Path) -> None:
     release = release_volumes.amos(tmp_path / "source")
-    command = ("amos", tmp_path / "source", tmp_path / "out", "--workers", 1)
-    assert run(*command) == 0
+    command = ("amos", tmp_path / "source", tmp_path / "out")
+    assert prepare(*command) == 0
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/*.npz")}
-    assert run(*command, "--overwrite") == 0
+    assert prepare(*command, "--overwrite") == 0
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/*.npz")}
     assert before.keys() == after.keys() == {f"{name}.npz" for name in release.cases}
     assert all(after[name] > before[name] for name in before)
@@ -255,7 +260,7 @@ class TestCollection:
 
     def test_each_data_set_gets_its_folder(self, tmp_path: Path) -> None:
         recipe = self.write(tmp_path)
-        assert run(recipe, tmp_path / "source", tmp_path / "out", "--workers", 1) == 0
+        assert prepare(recipe, tmp_path / "source", tmp_path / "out") == 0
         found = sorted(str(p.relative_to(tmp_path / "out")) for p in tmp_path.glob("out/*/*/*.npz"))
         assert [path.split("/")[0] for path in found] == ["ct", "fundus", "fundus"]
         splits = json.loads((tmp_path / "out/fundus/splits.json").read_text())
@@ -266,7 +271,7 @@ class TestCollection:
     ) -> None:
         recipe = self.write(tmp_path)
         (tmp_path / "source/ct/a_ct.nii.gz").write_bytes(b"nothing")
-        args = (recipe, tmp_path / "source", tmp_path / "out", "--workers", 1)
+        args = (recipe, tmp_path / "source", tmp_path / "out")
         assert "a_ct.nii.gz" in error_of(capsys, *args)
         assert len(list(tmp_path.glob("out/fundus/*/*.npz"))) == 2
 
@@ -275,3 +280,27 @@ class TestCollection:
         (tmp_path / "source/eyes").rename(tmp_path / "source/ears")
         args = (recipe, tmp_path / "source", tmp_path / "out")
         assert "eyes: no such folder" in error_of(capsys, *args)
+
+
+class TestSheets:
+    def test_one_for_each_modality(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        release_volumes.amos(tmp_path / "source")
+        command = ("amos", tmp_path / "source", tmp_path / "out", "--workers", 1)
+        assert run(*command) == 0
+        sheets = sorted(path.name for path in (tmp_path / "out/preview").iterdir())
+        assert sheets == ["CT.png", "MR.png"]
+        assert "preview/CT.png" in capsys.readouterr().out
+        before = (tmp_path / "out/preview/CT.png").stat().st_mtime_ns
+        assert run(*command) == 0
+        assert (tmp_path / "out/preview/CT.png").stat().st_mtime_ns == before
+        nifti(tmp_path / "source/imagesTr/amos_0003.nii.gz", hounsfield(3))
+        nifti(tmp_path / "source/labelsTr/amos_0003.nii.gz", ids(1))
+        assert run(*command) == 0
+        assert (tmp_path / "out/preview/CT.png").stat().st_mtime_ns > before
+
+    def test_can_be_left_out(self, tmp_path: Path) -> None:
+        release_volumes.amos(tmp_path / "source")
+        assert prepare("amos", tmp_path / "source", tmp_path / "out") == 0
+        assert not (tmp_path / "out/preview").exists()

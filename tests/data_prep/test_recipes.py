@@ -45,7 +45,7 @@ def test_a_release_becomes_its_cases(
 ) -> None:
     release = writer_of(name)(tmp_path / "source")
     command = [name, str(tmp_path / "source"), str(tmp_path / "out"), "--workers", "1"]
-    command += ["--val_share", "0.5"]
+    command += ["--val_share", "0.5", "--no_sheets"]
     assert main(command) == 0, capsys.readouterr().err
     manifest = read_manifest(tmp_path / "out")
     cases = [read_case(path) for path in (tmp_path / "out").glob("*/*.npz")]
