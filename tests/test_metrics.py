@@ -291,8 +291,8 @@ def test_equals_both_on_all_real_labels(test_data: Path) -> None:
                 mask = label_map == label
                 assert_equals_both(mask, volume.geometry.spacing_mm, seed=int(label))
                 compared += 1
-    assert len(files) >= 20
-    assert compared >= 90
+    assert len(files) >= 18
+    assert compared >= 101
 
 
 def label_maps(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -18,7 +18,9 @@ _TREE_BUILD, _TREE_QUERY, _RING = 40, 250, 5000
 # How many corners a distance transform handles while a k-d tree gives one answer: the tree is slow
 # where it is asked from far away along flat faces, unless it holds few elements.
 _CORNERS_PER_QUERY = 300
-_COARSE_TARGETS = 256
+# With up to this many targets a k-d tree of all is made at once, else one of about 256 first.
+_FEW_TARGETS = 1024
+_SOME_TARGETS = 256
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,14 @@ def _to_targets(
     from scipy.spatial import cKDTree
 
     shape, scale = np.array(grid.is_element.shape), np.array(spacing_mm)
-    # A few targets tell how far away the nearest one is at most, and so where it can be.
-    some = targets[:: -(-targets.size // _COARSE_TARGETS)]
-    coarse = np.stack(np.unravel_index(some, grid.is_element.shape), axis=1)
-    bound_mm = cKDTree(coarse * scale).query(corners * scale)[0].max()
-    reach = np.ceil(bound_mm / scale).clip(max=shape).astype(np.int64) + 1
+    # Some targets tell how far away the nearest one is at most, and so where it can be.
+    few = targets.size <= _FEW_TARGETS
+    some = targets if few else targets[:: targets.size // _SOME_TARGETS]
+    candidates = np.stack(np.unravel_index(some, grid.is_element.shape), axis=1)
+    bounds_mm, found = cKDTree(candidates * scale).query(corners * scale)
+    if few:
+        return lengths_mm(candidates[found] - corners, spacing_mm)
+    reach = np.ceil(bounds_mm.max() / scale).clip(max=shape).astype(np.int64) + 1
     low = np.maximum(corners.min(axis=0) - reach, 0)
     high = np.minimum(corners.max(axis=0) + reach + 1, shape)
     if z_range is not None:
