@@ -376,3 +376,24 @@ def test_extreme_spacing_stays_exact() -> None:
     pred, truth = blob(rng, (6, 30, 30)), blob(rng, (6, 30, 30))
     for spacing in ((100.0, 0.1, 0.1), (0.001, 1.0, 1000.0)):
         assert_equals_reference(pred, truth, spacing)
+
+
+@pytest.mark.parametrize("thinned", [False, True], ids=["many far", "few far"])
+def test_long_contours_are_compared_within_their_frame_only(thinned: bool) -> None:
+    """Nearer contours in the next frames must not count; each frame has thousands of elements."""
+    rng = np.random.default_rng(6)
+    truth = rng.random((3, 120, 150)) < 0.4
+    truth[1, :, 40:] = False
+    pred = np.roll(truth, 1, axis=0)
+    if thinned:
+        pred &= rng.random(pred.shape) < 0.002
+    spacing = (0.5, 0.7, 1.5)
+    pooled = pool_frames(pred, truth, spacing)
+    frames = [reference(p[None], t[None], spacing) for p, t in zip(pred, truth, strict=True)]
+    assert all(frame["distances_gt_to_pred"].size > 1024 for frame in frames)
+    for ours, way in (
+        (pooled.truth_to_pred_mm, "distances_gt_to_pred"),
+        (pooled.pred_to_truth_mm, "distances_pred_to_gt"),
+    ):
+        expected = np.sort(np.concatenate([frame[way] for frame in frames]))
+        np.testing.assert_allclose(ours, expected, rtol=1e-14)
