@@ -1,6 +1,7 @@
 """What a run writes down: ``metrics.csv``, one row per logged step, and its configuration."""
 
 import csv
+import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,12 @@ class MetricsCsv(Logger):
             return list(reader.fieldnames or ()), rows
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        lines = [self._columns, *([row.get(key, "") for key in self._columns] for row in rows)]
         make_folder(self.path.parent)
-        text = "".join(",".join(line) + "\n" for line in lines)
-        write_text(self.path, text)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, text.getvalue())
 
 
 class MetricsInStep(Callback):

@@ -39,3 +39,11 @@ def test_resuming_drops_what_will_be_logged_again(tmp_path: Path) -> None:
 def test_truncating_nothing_makes_no_file(tmp_path: Path) -> None:
     MetricsCsv(str(tmp_path)).truncate_after(3)
     assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_comma_in_a_name_does_not_move_columns(tmp_path: Path) -> None:
+    log = MetricsCsv(str(tmp_path))
+    log.log_metrics({"val/node, left/dsc": 0.5}, step=0)
+    log.log_metrics({'val/a "b"': 0.25}, step=1)  # a new column: the file is written anew
+    assert [row["val/node, left/dsc"] for row in rows(tmp_path)] == ["0.5", ""]
+    assert [row['val/a "b"'] for row in rows(tmp_path)] == ["", "0.25"]

@@ -22,7 +22,7 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.io.npz import read_case
 
 # Part of every case's key: a change of what is stored builds all cases anew.
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
 # About what one process stores in the time that starting another one takes.
 BYTES_PER_WORKER = 16 * 2**20
 

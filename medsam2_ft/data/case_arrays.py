@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.prepare.leakage import image_sha256
 from medsam2_ft.types import Case
 
 # Columns of the object table: one row for every (slice, map, label) that occurs.
@@ -41,6 +42,7 @@ class CaseFacts:
         label_names: Pairs of label id and name.
         regions: Pairs of region name and label ids.
         intensity: Intensity rule as JSON, None where it is not known.
+        image_sha256: Checksum of the image's values, the same for all that look alike.
     """
 
     name: str
@@ -54,6 +56,7 @@ class CaseFacts:
     label_names: tuple[tuple[int, str], ...]
     regions: tuple[tuple[str, tuple[int, ...]], ...]
     intensity: str | None
+    image_sha256: str
 
     @property
     def why_unusable(self) -> str | None:
@@ -140,6 +143,7 @@ def write_case_arrays(case: Case, folder: Path) -> CaseFacts:
         label_names=tuple(sorted((int(k), str(v)) for k, v in case.label_names.items())),
         regions=tuple((str(k), tuple(map(int, ids))) for k, ids in case.regions.items()),
         intensity=case.intensity.to_json() if case.intensity else None,
+        image_sha256=image_sha256(case.image),
     )
     (folder / "case.json").write_text(facts.to_json(), encoding="utf-8")
     return facts

@@ -70,6 +70,20 @@ class CaseLibrary:
         loaded = {name: self._load(folder, missing, quiet) for name, folder in self.folders.items()}
         for split in missing:
             self._cases[split] = {name: by_split[split] for name, by_split in loaded.items()}
+        self._check_leakage()
+
+    def _check_leakage(self) -> None:
+        """Refuses an image that is in two of the loaded splits, whatever its files are called."""
+        seen: dict[str, tuple[Split, Path]] = {}
+        for split, by_set in self._cases.items():
+            for case in (case for cases in by_set.values() for case in cases):
+                first, path = seen.setdefault(case.facts.image_sha256, (split, case.path))
+                if first != split:
+                    raise UserError(
+                        f"{case.path} ({split}): the same image as {path} ({first}); a model would "
+                        "be scored on what it has seen: take one of them out, or put both into "
+                        "one split."
+                    )
 
     def _load(
         self, folder: Path, missing: Sequence[Split], quiet: bool

@@ -1,6 +1,5 @@
 """What one case holds, measured: size, labels, gray values."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam2_ft.io.npz import read_case
+from medsam2_ft.prepare.leakage import image_sha256
 from medsam2_ft.types import Case, IntensityRule
 
 Kind = Literal["2D", "3D", "video"]
@@ -127,7 +127,7 @@ def measure_case(case: Case, file: str, split: str | None) -> CaseFacts:
         gray_max=int(shown[-1]),
         gray_mean=float(counts @ np.arange(256) / counts.sum()),
         histogram=tuple(counts.reshape(HISTOGRAM_BINS, -1).sum(axis=1).tolist()),
-        image_sha256=hashlib.sha256(np.ascontiguousarray(case.image).data).hexdigest(),
+        image_sha256=image_sha256(case.image),
     )
 
 

@@ -76,7 +76,7 @@ def _grouped(cases: Sequence[CaseFacts], key: Callable[[CaseFacts], _K]) -> list
 
 
 def _identical_images(cases: Sequence[CaseFacts]) -> Iterator[Problem]:
-    for group in _grouped(cases, lambda case: (case.image_sha256, case.size_zyx, case.colour)):
+    for group in _grouped(cases, lambda case: case.image_sha256):
         files = tuple(case.file for case in group)
         splits = sorted({case.split for case in group if case.split is not None})
         if len(splits) > 1:

@@ -128,6 +128,21 @@ def test_nothing_to_evaluate_on_is_an_error(
     data.setup("fit")
 
 
+def test_an_image_in_two_splits_is_refused_even_from_two_data_sets(
+    tmp_path: Path, make_case: MakeCase
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    make_case(first / "train", "a", value=1)
+    make_case(first / "val", "b", value=2)
+    make_case(second / "train", "c", value=3)
+    make_case(second / "val", "d", value=4)
+    options: dict[str, Any] = {"image_size": 64, "batch_size": 2, "num_workers": 0}
+    SliceDataModule([str(first), str(second)], **options).setup("fit")
+    make_case(second / "val", "copy", value=1, labels=(5,))  # other labels, the same image
+    with pytest.raises(UserError, match=r"copy\.npz \(val\): the same image as .*a\.npz \(train\)"):
+        SliceDataModule([str(first), str(second)], **options).setup("fit")
+
+
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         module(tmp_path / "nowhere").prepare_data()

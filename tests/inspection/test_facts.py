@@ -1,4 +1,3 @@
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from synthetic import make_volume
 
 from medsam2_ft.inspection.facts import HISTOGRAM_BINS, measure_case, read_facts
 from medsam2_ft.io.npz import read_case
+from medsam2_ft.prepare.leakage import image_sha256
 from medsam2_ft.types import Case, Geometry
 
 
@@ -42,7 +42,7 @@ def test_gray_values_of_a_colour_image() -> None:
     assert (facts.gray_min, facts.gray_max) == (image.min(), image.max())
     assert facts.gray_mean == pytest.approx(image.mean())
     assert facts.histogram == tuple(np.histogram(image, HISTOGRAM_BINS, (0, 256))[0])
-    assert facts.image_sha256 == hashlib.sha256(image.tobytes()).hexdigest()
+    assert facts.image_sha256 == image_sha256(image)
     assert (facts.colour, facts.size_zyx, facts.split) == (True, (2, 20, 30), "val")
 
 
