@@ -40,7 +40,7 @@ def medsam2_recist(root: Path) -> Release:
         labels = ids(1, seed=len(cases))
         spacing = np.array([0.8, 0.8, 5.0])
         np.savez_compressed(
-            root / f"{stem}.npz", imgs=gray(1, (4, 32, 32)), gts=labels, spacing=spacing
+            root / f"{stem}.npz", imgs=gray(len(cases), (4, 32, 32)), gts=labels, spacing=spacing
         )
         cases[stem] = Expected("CT", by_id(labels), patient, {1: "lesion"})
     return Release(cases)

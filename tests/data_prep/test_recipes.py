@@ -108,14 +108,15 @@ def name_by_labels(cases: Sequence[Case], release: Release) -> dict[str, str]:
 
 
 def check_patients(records: list[dict[str, Any]], patient_of: dict[str, str]) -> None:
-    """Cases of a patient lie in one split, and cases of others are not tied to them."""
+    """Cases of a patient are one group, lie in one split, and no other patient is tied to them."""
     splits, groups = defaultdict(set), defaultdict(set)
     for record in records:
         patient = patient_of[record["name"]]
         splits[patient].add(record["split"])
-        groups[record["group"]].add(patient)
+        groups[patient].add(record["group"])
     assert all(len(held) == 1 for held in splits.values()), splits
     assert all(len(held) == 1 for held in groups.values()), groups
+    assert len({min(held) for held in groups.values()}) == len(groups), groups
 
 
 def test_recipes_are_short() -> None:
