@@ -101,7 +101,18 @@ def _auto_gray(mask: StoredMask) -> tuple[Maps, Notes]:
             f"{mask.where}: its palette shows the indices as the gray values {shown}; choose form "
             "ids, which takes the indices, or colours with a legend"
         )
-    return _ids(mask, (0.0,))
+    maps, notes = _ids(mask, (0.0,))
+    return maps, (*notes, *_doubtful_background(array))
+
+
+def _doubtful_background(array: NDArray[Any]) -> Notes:
+    """Says so where another value than 0 fills most of a picture, as a background does."""
+    counts = np.bincount(array.ravel())
+    common = int(counts.argmax())
+    if common == 0 or 2 * counts[common] <= array.size:
+        return ()
+    share = 100 * counts[common] // array.size
+    return (f"label {common} fills {share} % of the picture: is it the background?",)
 
 
 def _present(array: NDArray[Any]) -> set[int]:

@@ -20,7 +20,7 @@ from medsam2_ft.prepare.run import Result, checked_splits, run
 from medsam2_ft.prepare.splits import SPLITS, SplitRule
 from medsam2_ft.types import Modality
 
-_SHOWN = 5  # how many failures the message names
+_SHOWN = 3  # how many failures the message names
 
 
 @dataclass(frozen=True)
@@ -239,8 +239,10 @@ def _complain(records: Sequence[Record], out: Path) -> None:
     if failed:
         reasons = "; ".join(record.reason for record in failed[:_SHOWN])
         more = f"; and {len(failed) - _SHOWN} more, see manifest.json" if failed[_SHOWN:] else ""
+        # how the values of a mask are to be read: the reader knows no command line
+        how = " (say the form under 'values' in --label_rules)" if "choose form" in reasons else ""
         raise UserError(
-            f"{len(failed)} of {len(records)} cases failed: {reasons}{more}; {written} are "
+            f"{len(failed)} of {len(records)} cases failed: {reasons}{more}{how}; {written} are "
             f"in {out}, correct the others and run again: only they are tried again"
         )
     if not written:

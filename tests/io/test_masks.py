@@ -54,6 +54,13 @@ def test_auto_gray(tmp_path: Path, stored: tuple[int, ...], labels: list[int]) -
     assert read(gray(tmp_path, *stored)) == labels
 
 
+def test_a_background_that_is_not_zero_is_doubted(tmp_path: Path) -> None:
+    for values, doubt in (((7, 7, 7, 3, 0), "label 7 fills 60 %"), ((7, 7, 3, 0), None)):
+        notes = read_labels(gray(tmp_path, *values)).notes
+        assert len(notes) == (doubt is not None)
+        assert doubt is None or notes[0].startswith(doubt)
+
+
 def test_white_beside_other_values_is_refused(tmp_path: Path) -> None:
     path = gray(tmp_path, 0, 128, 255)
     with pytest.raises(UserError, match=r"values 0, 128, 255: white \(255\) may be"):
