@@ -36,10 +36,13 @@ def inputs(source: Path, work: Path) -> list[dict[str, Any]]:
         UserError: A contour file or its mammogram cannot be read.
     """
     contours = {path.stem: path for path in sorted(source.glob("**/AllXML/*.xml"))}
+    points = 0
     for image in sorted(source.glob("**/AllDICOMs/*.dcm")):
         case = image.stem.split("_")[0]
         if case in contours:
-            _draw(contours[case], read_volume(image).array.shape[1:3], work / case)
+            points += _draw(contours[case], read_volume(image).array.shape[1:3], work / case)
+    if points:
+        print(f"{points} findings of one or two points have no area and are left out")
     return [
         {
             "labels": work,
@@ -50,24 +53,25 @@ def inputs(source: Path, work: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(contours: Path, shape_yx: tuple[int, ...], folder: Path) -> None:
-    """Writes one 0-255 PNG for each contour of at least three points."""
-    for number, points in enumerate(_polygons(contours), start=1):
+def _draw(contours: Path, shape_yx: tuple[int, ...], folder: Path) -> int:
+    """Writes one 0-255 PNG for each contour with an area; returns how many have none."""
+    outlines = list(_outlines(contours))
+    areas = [points for points in outlines if len(points) >= 3]
+    for number, points in enumerate(areas, start=1):
         picture = Image.new("L", (shape_yx[1], shape_yx[0]))
         ImageDraw.Draw(picture).polygon(points, fill=255, outline=255)
         if np.asarray(picture).any():
             folder.mkdir(parents=True, exist_ok=True)
             picture.save(folder / f"{number:04d}.png")
+    return len(outlines) - len(areas)
 
 
-def _polygons(path: Path) -> Iterator[list[tuple[float, float]]]:
+def _outlines(path: Path) -> Iterator[list[tuple[float, float]]]:
     try:
         content = plistlib.loads(path.read_bytes(), fmt=plistlib.FMT_XML)
         for image in content["Images"]:
             for region in image["ROIs"]:
-                points = [_point(text) for text in region["Point_px"]]
-                if len(points) >= 3:
-                    yield points
+                yield [_point(text) for text in region["Point_px"]]
     except _BROKEN as error:
         raise UserError(
             f"{path}: is no contour file of INbreast ({type(error).__name__}); unpack AllXML again"
