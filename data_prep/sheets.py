@@ -20,8 +20,12 @@ def draw_sheets(out: Path) -> None:
     if not cases or (drawn and max(path.stat().st_mtime_ns for path in cases) <= min(drawn)):
         return
     from medsam2_ft.inspection.preview import preview
+    from medsam2_ft.io.npz import case_header
 
-    preview([out], out=out / FOLDER, max_cases=_MOST)
+    target = out / FOLDER
+    if len(cases) == 1:  # which preview would name like the case
+        target /= f"{case_header(cases[0]).modality}.png"
+    preview([out], out=target, max_cases=_MOST)
 
 
 def _hidden(path: Path) -> bool:

@@ -300,6 +300,12 @@ class TestSheets:
         assert run(*command) == 0
         assert (tmp_path / "out/preview/CT.png").stat().st_mtime_ns > before
 
+    def test_of_a_single_case(self, tmp_path: Path) -> None:
+        nifti(tmp_path / "source/case_00000/imaging.nii.gz", hounsfield())
+        nifti(tmp_path / "source/case_00000/segmentation.nii.gz", ids(1))
+        assert run("kits", tmp_path / "source", tmp_path / "out", "--workers", 1) == 0
+        assert [path.name for path in (tmp_path / "out/preview").iterdir()] == ["CT.png"]
+
     def test_can_be_left_out(self, tmp_path: Path) -> None:
         release_volumes.amos(tmp_path / "source")
         assert prepare("amos", tmp_path / "source", tmp_path / "out") == 0
