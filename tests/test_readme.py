@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import synthetic
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -87,6 +88,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(2):
             path = folder / "DATA" / name / f"{name}_{number}.npz"
             synthetic.write_npz(path, modality=modality, colour=colour, seed=number)
+    polyps = folder / "Kvasir-SEG"
+    for number, part in enumerate(("images", "masks")):
+        (polyps / part).mkdir(parents=True)
+        for seed, case in enumerate(("a", "b")):
+            imgs, gts = synthetic.make_volume((1, 48, 56), labels=(1,), colour=True, seed=seed)
+            pixels = np.repeat(gts[0, ..., None] * 255, 3, axis=2) if number else imgs[0]
+            Image.fromarray(pixels.astype(np.uint8)).save(polyps / part / f"{case}.jpg")
     return folder
 
 
@@ -108,7 +116,18 @@ def test_every_command_is_known() -> None:
     assert set(NOT_RUN) <= set(printed), "NOT_RUN names commands that the README no longer has"
     starts = {shlex.split(command)[0] for command in printed if command not in NOT_RUN}
     assert starts == {"medsam2-ft", "python", "srun"}
-    for topic in ("prepare", "fit", "validate", "export", "doctor", "--ckpt_path last", "offline"):
+    for topic in (
+        "prepare",
+        "inspect",
+        "preview",
+        "data_prep",
+        "fit",
+        "validate",
+        "export",
+        "doctor",
+        "--ckpt_path last",
+        "offline",
+    ):
         assert any(topic in command for command in printed), topic
 
 
@@ -130,6 +149,7 @@ def test_commands_run_as_printed(workspace: Path) -> None:
             done = run(runnable(command), workspace)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert list((workspace / "cases").rglob("case_*.npz"))
+    assert list((workspace / "polyps").rglob("*.npz"))
     for path in ("runs/first/exports/best.pt", "runs/first/metrics.csv", "last.pt", "last.json"):
         assert (workspace / path).is_file(), path
     assert list((workspace / "runs" / "tracked").rglob("*.wandb"))
