@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -47,6 +48,11 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
 class CommandParser(OneLineParser):
     """Parser of a typed function: flags for booleans, ``--x`` and ``--no_x``."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # argparse takes -30/80 and -12.5,40 for options; no option here starts with a digit
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
     def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
         """Adds an argument; an optional ``bool`` takes no value."""
         if kwargs.get("type") is bool and args[0].startswith("--"):
@@ -57,13 +63,19 @@ class CommandParser(OneLineParser):
         return action
 
 
+def _is_texts(annotation: Any) -> bool:
+    """Whether an option is a list of texts, or None."""
+    return list[str] in (annotation, *get_args(annotation))
+
+
 def build_parser(function: Callable[..., object], prog: str) -> CommandParser:
     """Makes the parser of a command.
 
     Args:
         function: Typed function with a Google docstring. Required positional parameters become
             positional arguments (a first one that is a list takes several), everything else
-            options; ``--config`` reads values from YAML.
+            options, those that are lists of texts with one or more values, once or repeatedly;
+            ``--config`` reads values from YAML.
         prog: How the user calls the command, such as ``medsam2-ft prepare``.
 
     Returns:
@@ -72,14 +84,22 @@ def build_parser(function: Callable[..., object], prog: str) -> CommandParser:
     docstring = parse_docstring(inspect.getdoc(function) or "")
     parser = CommandParser(prog=prog, description=docstring.description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with option values.")
+    helps = {entry.arg_name: entry.description for entry in docstring.params}
     skipped: set[str | int] = set()
-    first = next(iter(inspect.signature(function).parameters.values()), None)
-    if first is not None and get_origin(first.annotation) is list:
-        # jsonargparse itself would want a positional list as JSON
-        helps = {entry.arg_name: entry.description for entry in docstring.params}
-        (item,) = get_args(first.annotation)
-        parser.add_argument(first.name, type=item, nargs="+", help=helps.get(first.name))
-        skipped = {first.name}
+    # jsonargparse itself would want lists as JSON
+    for position, parameter in enumerate(inspect.signature(function).parameters.values()):
+        name = parameter.name
+        if position == 0 and get_origin(parameter.annotation) is list:
+            (item,) = get_args(parameter.annotation)
+            parser.add_argument(name, type=item, nargs="+", help=helps.get(name))
+        elif parameter.kind is parameter.KEYWORD_ONLY and _is_texts(parameter.annotation):
+            default = parameter.default
+            parser.add_argument(
+                f"--{name}", nargs="+", action="extend", default=default, help=helps.get(name)
+            )
+        else:
+            continue
+        skipped.add(name)
     parser.add_function_arguments(
         function,
         as_group=False,
