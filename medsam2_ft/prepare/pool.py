@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import TypeVar
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.prepare.build import Job, build_case
-from medsam2_ft.prepare.manifest import Record
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 MEMORY_PER_WORKER = 2 << 30
 """Bytes of free memory that each of the default number of workers can count on."""
@@ -27,13 +29,19 @@ def default_workers() -> int:
     return max(1, min(cores, free // MEMORY_PER_WORKER))
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Record], None]) -> None:
-    """Makes all cases.
+def run_jobs(
+    work: Callable[[Job], Done],
+    jobs: Sequence[Job],
+    workers: int,
+    on_done: Callable[[Done], None],
+) -> None:
+    """Does all jobs.
 
     Args:
-        jobs: What to make.
+        work: Does one; a function that a new process can import.
+        jobs: What to do.
         workers: Number of processes; 1, or a single job, runs in this process.
-        on_done: Called in this process with each finished record, in the order of completion.
+        on_done: Called in this process with each result, in the order of completion.
 
     Raises:
         UserError: Nothing can be written, or a worker was killed.
@@ -42,7 +50,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Record], None
     """
     if workers == 1 or len(jobs) <= 1:
         for job in jobs:
-            on_done(build_case(job))
+            on_done(work(job))
         return
     # spawn: a forked child would inherit the locks of this process's threads
     context = multiprocessing.get_context("spawn")
@@ -53,7 +61,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_done: Callable[[Record], None
     try:
         with _ctrl_c_ignored():
             executor.submit(os.getpid)  # starts the workers, which inherit the setting
-        _drain(executor, jobs, 2 * count, on_done)
+        _drain(executor, work, jobs, 2 * count, on_done)
         completed = True
     except BrokenProcessPool as error:
         raise UserError(
@@ -82,16 +90,17 @@ def _ctrl_c_ignored() -> Iterator[None]:
 
 def _drain(
     executor: ProcessPoolExecutor,
+    work: Callable[[Job], Done],
     jobs: Sequence[Job],
     in_flight: int,
-    on_done: Callable[[Record], None],
+    on_done: Callable[[Done], None],
 ) -> None:
     """Keeps a few jobs submitted and hands each result on as it arrives."""
     queue = iter(jobs)
-    pending: set[Future[Record]] = set()
+    pending: set[Future[Done]] = set()
     while True:
         for job in queue:
-            pending.add(executor.submit(build_case, job))
+            pending.add(executor.submit(work, job))
             if len(pending) >= in_flight:
                 break
         if not pending:

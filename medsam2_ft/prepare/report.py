@@ -4,10 +4,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from medsam2_ft.prepare.cleanup import DROP_RULES, INSTANCE_BASE
 from medsam2_ft.prepare.manifest import Record
 from medsam2_ft.prepare.splits import SPLITS
+
+Done = TypeVar("Done")
 
 _SHOWN = 10  # how many names a line lists
 _SPEED_SECONDS = 600.0  # over how long the bar averages the speed
@@ -33,15 +36,28 @@ def remaining(seconds: float) -> str:
     return f", {minutes} min left" if minutes < 120 else f", {round(minutes / 60)} h left"
 
 
+def is_remarkable(record: Record) -> bool:
+    """Whether a finished case deserves a line where there is a bar."""
+    return record.status != "written" or bool(record.notes)
+
+
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[Record], None]]:
+def progress(
+    title: str,
+    total: int,
+    outcome: Callable[[Done], str],
+    is_remarkable: Callable[[Done], bool],
+) -> Iterator[Callable[[Done], None]]:
     """Shows how far the work is and how long it still takes: a bar, or plain lines in a log file.
 
     Args:
-        total: Number of cases.
+        title: What is being done.
+        total: Number of jobs.
+        outcome: One line about a finished job.
+        is_remarkable: Whether that line is shown beside a bar, too.
 
     Yields:
-        A function to call with every finished record.
+        A function to call with the result of every finished job.
     """
     from rich.console import Console
 
@@ -49,11 +65,11 @@ def progress(total: int) -> Iterator[Callable[[Record], None]]:
     if not console.is_terminal:
         done, started = 0, time.monotonic()
 
-        def line(record: Record) -> None:
+        def line(result: Done) -> None:
             nonlocal done
             done += 1
             left = (time.monotonic() - started) / done * (total - done)
-            print(f"[{done}/{total}{remaining(left)}] {outcome(record)}", flush=True)
+            print(f"[{done}/{total}{remaining(left)}] {outcome(result)}", flush=True)
 
         yield line
         return
@@ -67,7 +83,7 @@ def progress(total: int) -> Iterator[Callable[[Record], None]]:
     )
 
     columns = (
-        TextColumn("preparing"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -76,11 +92,11 @@ def progress(total: int) -> Iterator[Callable[[Record], None]]:
     )
     # a case may take half a minute, so that the speed of the last seconds says little
     with Progress(*columns, console=console, speed_estimate_period=_SPEED_SECONDS) as bar:
-        task = bar.add_task("preparing", total=total)
+        task = bar.add_task(title, total=total)
 
-        def advance(record: Record) -> None:
-            if record.status != "written" or record.notes:
-                bar.console.print(outcome(record), markup=False)
+        def advance(result: Done) -> None:
+            if is_remarkable(result):
+                bar.console.print(outcome(result), markup=False)
             bar.advance(task)
 
         yield advance

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.prepare.build import Job, blank_record
+from medsam2_ft.prepare.build import Job, blank_record, build_case
 from medsam2_ft.prepare.checksums import source_checksums
 from medsam2_ft.prepare.folder import case_path, check_own, locate, place, remove, staged_path
 from medsam2_ft.prepare.jobs import matched
@@ -14,7 +14,7 @@ from medsam2_ft.prepare.leakage import check_no_leak, families
 from medsam2_ft.prepare.manifest import Journal, Manifest, Record, read_manifest, same_input
 from medsam2_ft.prepare.patients import Veil
 from medsam2_ft.prepare.pool import default_workers, run_jobs
-from medsam2_ft.prepare.report import progress
+from medsam2_ft.prepare.report import is_remarkable, outcome, progress
 from medsam2_ft.prepare.splits import SPLITS, Split, SplitRule, split_groups
 
 _HASH_THREADS = 4  # hashing waits for the disk and lets go of the interpreter
@@ -149,7 +149,7 @@ def _build(jobs: Sequence[Job], workers: int | None, journal: Journal) -> list[R
     done: list[Record] = []
     if not jobs:
         return done
-    with progress(len(jobs)) as show:
+    with progress("preparing", len(jobs), outcome, is_remarkable) as show:
 
         def finished(record: Record) -> None:
             journal.append(record)
@@ -157,7 +157,7 @@ def _build(jobs: Sequence[Job], workers: int | None, journal: Journal) -> list[R
             show(record)
 
         try:
-            run_jobs(jobs, workers or default_workers(), finished)
+            run_jobs(build_case, jobs, workers or default_workers(), finished)
         except KeyboardInterrupt:
             print(
                 f"stopped: {len(done)} of {len(jobs)} cases are finished and kept; run the same "

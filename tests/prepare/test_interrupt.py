@@ -17,7 +17,7 @@ from nifti_sets import box_labels, read_manifest, read_splits, snapshot, write_n
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.sources import Source
 from medsam2_ft.prepare import prepare
-from medsam2_ft.prepare.build import Job
+from medsam2_ft.prepare.build import Job, build_case
 from medsam2_ft.prepare.folder import locked
 from medsam2_ft.prepare.manifest import Journal, Record
 from medsam2_ft.prepare.pairing import Pair
@@ -157,7 +157,7 @@ def test_a_stop_does_not_wait_for_running_cases(sources: Path, tmp_path: Path) -
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, 2, stop)
+        run_jobs(build_case, jobs, 2, stop)
     assert not multiprocessing.active_children()
 
 
