@@ -37,4 +37,4 @@ def command(
 def test_texts_and_negative_numbers(args: Sequence[str], expected: tuple[object, ...]) -> None:
     _SEEN.clear()
     run_command(command, "x", args)
-    assert _SEEN == [expected]
+    assert [expected] == _SEEN
