@@ -6,7 +6,6 @@ propagated from there within the slices that hold it.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,12 +19,11 @@ from medsam2_ft.metrics import (
     pool_frames,
     surface_distances,
 )
-from medsam2_ft.objects import Target, find_targets, tight_box
+from medsam2_ft.objects import Target, find_targets
 from medsam2_ft.propagate import ObjectPrompt, Strategy, propagate
 from medsam2_ft.sam2_adapter import Sam2
 from medsam2_ft.types import Case
-
-ZRange = Literal["object", "full"]
+from medsam2_ft.volume_prompts import Simulation, ZRange, tight_box
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,8 @@ def score_volume(
     Returns:
         Scores by strategy, map and label id; regions last.
     """
-    targets = find_targets(case, full=z_range == "full", margin_px=margin_px, regions=regions)
+    how = Simulation(margin_px=margin_px, z_range=z_range)
+    targets = find_targets(case, how, regions=regions)
     scores: list[ObjectScore] = []
     for strategy in strategies:
         masks = _propagate_all(model, case, targets, strategy, margin_px, dtype)

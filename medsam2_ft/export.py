@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,18 +137,33 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
         for name, tensor in content["state_dict"].items()
         if name.startswith(STATE_PREFIX)
     }
-    write_export(state, target, _stored_info(content[CHECKPOINT_KEY], checkpoint))
+    write_export(state, target, parse_info(content[CHECKPOINT_KEY], checkpoint))
     print(f"wrote {target} and {target.with_suffix('.json').name}")
     return target
 
 
-def _stored_info(stored: Any, checkpoint: Path) -> ExportInfo:
-    """Reads what `ExportInfo.to_dict` wrote."""
+def parse_info(stored: Any, path: Path) -> ExportInfo:
+    """Reads what `ExportInfo.to_dict` gave, from a checkpoint or a sidecar.
+
+    Args:
+        stored: Its fields; a sidecar's others are passed over.
+        path: Where they stand, for the message.
+
+    Raises:
+        UserError: A field is missing or of another type.
+    """
     try:
-        names = {int(label): name for label, name in stored["label_names"].items()}
-        return ExportInfo(**(stored | {"label_names": names}))
+        known = {entry.name for entry in fields(ExportInfo)}
+        values = {name: value for name, value in stored.items() if name in known}
+        values["label_names"] = {int(i): str(n) for i, n in stored["label_names"].items()}
+        for name in ("intensity", "modalities"):
+            values[name] = tuple(map(str, stored[name]))
+        info = ExportInfo(**values)
+        if not isinstance(info.image_size, int) or info.strategy not in ("box", "memory"):
+            raise TypeError(f"image size {info.image_size!r}, strategy {info.strategy!r}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{checkpoint}: written by another version of medsam2-ft ({error!r} in its"
-            f" {CHECKPOINT_KEY!r} entry); export it with that version"
+            f"{path}: written by another version of medsam2-ft, or damaged ({error!r} in what it"
+            " says of the model); export it again with that version"
         ) from error
+    return info

@@ -1,7 +1,7 @@
 """Following by boxes: the box of the previous mask prompts the next frame."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -18,27 +18,36 @@ from medsam2_ft.sam2_adapter import Sam2
 MARGIN_REFERENCE_SIZE: Final = 1024
 # What Meta's models answer where they see no object.
 NO_OBJECT_LOGIT: Final = -1024.0
+Fallback = Literal["last", "first"]
 
 
 class BoxFollower(Follower):
     """Prompts each frame with the box of the previous mask.
-
-    An empty mask leaves the last box in place.
 
     Args:
         model: Any SAM2.
         hw: Height and width of the frames.
         margin_px: Margin around the previous mask's tight box, in pixels of a 1024 input.
         remember: Keeps the box of every frame, so that a sweep can start anywhere.
+        fallback: Which box an empty mask leaves for the next frame: the last one, or the first
+            that the object was prompted with.
     """
 
     def __init__(
-        self, model: Sam2, hw: tuple[int, int], margin_px: float, remember: bool = False
+        self,
+        model: Sam2,
+        hw: tuple[int, int],
+        margin_px: float,
+        remember: bool = False,
+        fallback: Fallback = "last",
     ) -> None:
         super().__init__(model, hw)
         self.input_hw = (model.image_size, model.image_size)
         self.margin_px = margin_px * model.image_size / MARGIN_REFERENCE_SIZE
         self.remember = remember
+        self.fallback = fallback
+        # The first box that each object was prompted with, in input pixels.
+        self.first: dict[int, Float32[np.ndarray, " 4"]] = {}
         # Next box of each object in input pixels.
         self.boxes: dict[int, Float32[np.ndarray, " 4"]] = {}
         # The box that follows a frame: of prompted frames, and of all where ``remember``.
@@ -70,6 +79,7 @@ class BoxFollower(Follower):
             self.found.pop((object_id, frame), None)
             if prompt.box_xyxy is not None:
                 self.boxes[object_id] = self._scaled(prompt.box_xyxy)
+                self.first.setdefault(object_id, self.boxes[object_id])
         return self._advance(frame, [object_id for object_id, _ in group], joined, keep=True)
 
     def follow(
@@ -126,6 +136,7 @@ class BoxFollower(Follower):
         if frame is None:
             self.after.pop(object_id, None)
             self.boxes.pop(object_id, None)
+            self.first.pop(object_id, None)
         else:
             self.after.get(object_id, {}).pop(frame, None)
 
@@ -139,6 +150,8 @@ class BoxFollower(Follower):
             if box is not None:
                 scaled = self._scaled(box)
                 self.boxes[object_id] = pad_box(scaled, self.margin_px, self.input_hw)
+            elif self.fallback == "first" and object_id in self.first:
+                self.boxes[object_id] = self.first[object_id]
             if keep and object_id in self.boxes:
                 self.after.setdefault(object_id, {})[frame] = self.boxes[object_id]
         return native

@@ -1,7 +1,7 @@
 """What a user says about an object: boxes, points or masks on slices."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
@@ -109,6 +109,18 @@ def check_prompts(prompts: Sequence[ObjectPrompt], count: int, hw: tuple[int, in
                     f"frames 0-{count - 1}; the range must hold the prompted frame."
                 )
             check_slice_prompt(name, part, hw)
+
+
+def clip_boxes(prompt: ObjectPrompt, hw: tuple[int, int]) -> ObjectPrompt:
+    """Cuts the boxes of an object that passed ``check_prompts`` to frames of ``hw`` pixels."""
+    limits = np.array([hw[1] - 1, hw[0] - 1] * 2, np.float32)
+    parts = tuple(
+        part
+        if part.box_xyxy is None
+        else replace(part, box_xyxy=np.clip(part.box_xyxy, np.float32(0), limits))
+        for part in prompt.slices
+    )
+    return replace(prompt, slices=parts)
 
 
 def check_slice_prompt(name: str, prompt: SlicePrompt, hw: tuple[int, int]) -> None:

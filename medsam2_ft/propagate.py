@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medsam2_ft.follow import Follower
-from medsam2_ft.follow_box import MARGIN_REFERENCE_SIZE, BoxFollower
+from medsam2_ft.follow_box import MARGIN_REFERENCE_SIZE, BoxFollower, Fallback
 from medsam2_ft.follow_memory import MemoryFollower
 from medsam2_ft.frame_encoder import FrameEncoder, inference
 from medsam2_ft.object_prompts import ObjectPrompt, SlicePrompt, check_prompts
@@ -65,6 +65,7 @@ def propagate(
     dtype: torch.dtype = torch.float32,
     cancelled: Callable[[], bool] | None = None,
     reset_between_directions: bool = True,
+    fallback: Fallback = "last",
 ) -> Iterator[FrameMasks]:
     """Follows objects through a volume or video, each from prompts on one or several frames.
 
@@ -79,12 +80,14 @@ def propagate(
         strategy: ``box`` or ``memory``, see the module's text. With ``memory`` every frame reads
             all prompted frames, also those that come later.
         margin_px: ``box`` only: margin around the previous mask's tight box, in pixels of a 1024
-            input (scaled to the model's size). An empty mask leaves the last box in place.
+            input (scaled to the model's size).
         dtype: Autocast type; float32 switches autocast off.
         cancelled: Asked before every frame; when it says True the iteration ends there.
         reset_between_directions: ``memory`` only: whether the sweep backward starts from the
             prompted frames alone (the default) or also attends to what the sweep forward left near
             them, as two ``propagate_in_video`` calls on one state do.
+        fallback: ``box`` only: the box that an empty mask leaves for the next frame, the ``last``
+            one or the ``first`` that the object was prompted with.
 
     Returns:
         An iterator over frames.
@@ -96,7 +99,7 @@ def propagate(
     check_prompts(prompts, len(frames), hw)
     follower: Follower
     if strategy == "box":
-        follower = BoxFollower(model, hw, margin_px)
+        follower = BoxFollower(model, hw, margin_px, fallback=fallback)
     else:
         follower = MemoryFollower(model, hw, len(frames), reset=reset_between_directions)
     return _sweeps(model, frames, prompts, follower, dtype, cancelled)

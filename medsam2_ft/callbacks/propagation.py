@@ -21,9 +21,10 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no types
 from medsam2_ft.data.cases import NamedCase
 from medsam2_ft.data.index import UNKNOWN_MODALITY
 from medsam2_ft.errors import UserError
-from medsam2_ft.evaluate import ObjectScore, ZRange, score_volume
+from medsam2_ft.evaluate import ObjectScore, score_volume
 from medsam2_ft.io.atomic import write_text
 from medsam2_ft.propagate import Strategy
+from medsam2_ft.volume_prompts import ZRange
 
 SCORES_FILE: Final = "volume_scores.csv"
 # Instance labels come by the hundred; their scores stand in the table.
