@@ -3,21 +3,23 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.export import CHECKPOINT_KEY, ExportInfo, parse_info
-from medsam2_ft.intensity import parse_rule
+from medsam2_ft.intensity import parse_rule, rule_for_modality
 from medsam2_ft.propagate import Strategy
 from medsam2_ft.sam2_adapter import TINY_TEST, Sam2, build_model
-from medsam2_ft.types import IntensityRule
+from medsam2_ft.types import IntensityRule, Volume
 from medsam2_ft.weights import VARIANTS, guess_variant, load_state, read_checkpoint
 
-__all__ = ["LoadedModel", "load_model", "resolve_device", "resolve_dtype"]
+__all__ = ["LoadedModel", "load_model", "resolve_device", "resolve_dtype", "rule_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +155,34 @@ def _rule(text: str, path: Path) -> IntensityRule:
 def _name(path: Path) -> str:
     folder = path.resolve().parent
     return f"{folder.parent.name}/{path.stem}" if folder.name in _RUN_FOLDERS else path.stem
+
+
+def rule_for(
+    volume: Volume, rules: Sequence[IntensityRule], modalities: Sequence[str]
+) -> IntensityRule:
+    """Chooses the rule that turns a volume to 0-255 for a model.
+
+    The rule that the model was trained with for images like this one, where exactly one is: of
+    its modality, or of all where that is not known. Else the modality's own
+    (``intensity.rule_for_modality``). Colour is kept, and so is uint8 where a window would apply:
+    it holds no Hounsfield units.
+
+    Args:
+        volume: The image.
+        rules: Distinct rules that the model was trained with; may be empty.
+        modalities: Distinct modalities that it was trained on; may be empty.
+    """
+    keep = IntensityRule("keep")
+    if volume.array.ndim == 4:
+        return keep
+    usual = rule_for_modality(volume.modality, None, volume.array.dtype)
+    fits: Sequence[IntensityRule] = ()
+    if volume.modality is None or tuple(modalities) == (volume.modality,):
+        fits = rules
+    elif volume.modality in modalities or not modalities:
+        fits = [rule for rule in rules if rule.kind == usual.kind]
+    rule = fits[0] if len(fits) == 1 else usual
+    return keep if rule.kind == "window" and volume.array.dtype == np.uint8 else rule
 
 
 def resolve_device(name: str | torch.device) -> torch.device:

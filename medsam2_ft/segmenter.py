@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from medsam2_ft.drawn_prompts import follow_drawn
 from medsam2_ft.errors import UserError
-from medsam2_ft.intensity import apply_rule, rule_for_modality
+from medsam2_ft.intensity import apply_rule
 from medsam2_ft.io.checks import check_image_shape
 from medsam2_ft.label_canvas import LabelCanvas, Overlap
-from medsam2_ft.models import load_model, resolve_device, resolve_dtype
+from medsam2_ft.models import load_model, resolve_device, resolve_dtype, rule_for
 from medsam2_ft.object_prompts import ObjectPrompt, check_prompts, clip_boxes
 from medsam2_ft.propagate import FrameMasks, Strategy, propagate
 from medsam2_ft.sam2_adapter import Sam2
@@ -204,23 +204,8 @@ class Segmenter:
         return self._masks(gray, prompts, strategy, margin_px, protocol, axis, progress, cancelled)
 
     def rule_for(self, volume: Volume) -> IntensityRule:
-        """Chooses the rule that turns a volume to 0-255.
-
-        The rule that the model was trained with for images like this one, where there is exactly
-        one: of the volume's modality if that is known. Else the modality's own
-        (``rule_for_modality``). Colour, and CT or windowed images of type uint8, are kept.
-        """
-        keep = IntensityRule("keep")
-        if volume.array.ndim == 4:
-            return keep
-        usual = rule_for_modality(volume.modality, None, volume.array.dtype)
-        fits: Sequence[IntensityRule] = ()
-        if volume.modality is None or self.modalities == (volume.modality,):
-            fits = self.rules
-        elif volume.modality in self.modalities or not self.modalities:
-            fits = [rule for rule in self.rules if rule.kind == usual.kind]
-        rule = fits[0] if len(fits) == 1 else usual
-        return keep if rule.kind == "window" and volume.array.dtype == np.uint8 else rule
+        """Chooses the rule that turns a volume to 0-255, see ``models.rule_for``."""
+        return rule_for(volume, self.rules, self.modalities)
 
     def to_uint8(
         self, volume: Volume | Case, intensity: IntensityRule | None = None
