@@ -7,12 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from medsam2_ft.command import CommandParser, build_parser
 from medsam2_ft.entry import closest_name
 from medsam2_ft.errors import UserError
 from medsam2_ft.prepare import Input, prepare
+from medsam2_ft.prepare.label_names import read_yaml
 from medsam2_ft.prepare.label_rules import read_label_rules
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -103,10 +102,7 @@ def load_recipe(name: str) -> Recipe:
             hint = f"did you mean {closest}?" if closest else "see python -m data_prep --list"
             raise UserError(f"unknown data set {name}: {hint} (or give the path of a YAML file)")
         path = known[name]
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: the recipe cannot be read ({error})") from error
+    content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe maps names to values; see data_prep/recipes")
     return _recipe(path, content)
@@ -146,7 +142,9 @@ def _inputs(
     """The inputs, the options that they share, and the module that adds others."""
     options = {key: value for key, value in content.items() if key in OPTIONS}
     code = content.get("code")
-    if code is not None and find_spec(f"data_prep.{code}") is None:
+    if code is not None and not (
+        isinstance(code, str) and code.isidentifier() and find_spec(f"data_prep.{code}")
+    ):
         raise UserError(f"{path}: code names {code}, which is no module of data_prep; leave it out")
     listed = content.get("inputs", [] if code or not options else [{}])
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):

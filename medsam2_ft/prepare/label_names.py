@@ -73,8 +73,19 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that occurs twice, of which PyYAML takes the last."""
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses a key that occurs twice, of which PyYAML takes the last, and aliases.
+
+    A few lines of aliases of aliases make a value that fills all memory where it is shown.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not read, write the value out", mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -92,11 +103,12 @@ def read_yaml(path: Path, what: str) -> Any:
     """Returns the content of a YAML (or JSON) file.
 
     Raises:
-        UserError: It cannot be read, or a key occurs twice.
+        UserError: It cannot be read, a key occurs twice, or it holds an alias.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return yaml.load(text, _UniqueKeys)  # a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return yaml.load(text, _PlainLoader)  # a SafeLoader
+    # ValueError: bytes that are no UTF-8, or a date such as 2001-13-45
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: the {what} cannot be read ({reason})") from error

@@ -129,6 +129,8 @@ class TestOwnRecipe:
             ("image_glob: a\nmodality: XR", "modality"),
             ("image_glob: a\nval_share: much", "val_share"),
             ("code: nowhere", "nowhere"),
+            ("code: ..medsam2_ft", "no module of data_prep"),
+            ("code: 3", "no module of data_prep"),
         ],
     )
     def test_mistakes(

@@ -29,6 +29,9 @@ image_key: images/left
 """
 
 
+ALIASES_OF_ALIASES = "".join(f"- &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+
+
 def test_every_key(tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(FULL)
@@ -115,6 +118,10 @@ def test_the_form_follows_from_its_keys(values: dict[str, Any], expected: LabelV
         ("values: {legend: {red: 1}}", "'red' is no colour"),
         ("values: {legend: [1]}", "it must map colours"),
         ("values: {key: 3}", "it must be a text"),
+        ("names: {1: 2001-13-45}", "month must be in 1..12"),
+        ("keep: " + "[" * 5000 + "]" * 5000, "recursion"),
+        ("keep: &ids [1]\ndrop: *ids", "aliases (*name) are not read"),
+        ("keep:\n- &a0 [1]\n" + ALIASES_OF_ALIASES, "aliases (*name) are not read"),
     ],
 )
 def test_mistakes_name_the_file_and_the_key(tmp_path: Path, text: str, message: str) -> None:
