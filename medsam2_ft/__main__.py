@@ -40,6 +40,17 @@ COMMANDS = {
     "inspect": Command(
         "medsam2_ft.inspection.command", "inspect", "list what npz cases hold and what is wrong"
     ),
+    "segment": Command(
+        "medsam2_ft.commands.segment",
+        "segment",
+        "segment images, volumes and videos from boxes, points or masks",
+    ),
+    "evaluate": Command(
+        "medsam2_ft.commands.evaluate", "evaluate", "score models on labelled cases, and compare"
+    ),
+    "report": Command(
+        "medsam2_ft.commands.report", "report", "merge results of evaluate, and draw them again"
+    ),
     "export": Command(
         "medsam2_ft.export", "export", "turn a training checkpoint into a file for Meta's sam2"
     ),

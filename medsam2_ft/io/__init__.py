@@ -28,6 +28,7 @@ from medsam2_ft.types import Case, Geometry, LabelVolume, Volume
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".npz")
+WRITABLE_LABEL_SUFFIXES = (*WRITABLE_SUFFIXES, ".seg.nrrd", ".png")
 HDF5_SUFFIXES = (".h5", ".hdf5")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv")
@@ -236,14 +237,14 @@ def write_labels(path: Path, labels: LabelVolume) -> None:
     """Writes a segmentation with its geometry, compressed, atomically.
 
     ``.seg.nrrd`` and npz keep names and overlapping maps; the other formats hold one map without
-    names. An npz file holds the labels alone, as in a ``gts`` folder.
+    names, PNG one slice. An npz file holds the labels alone, as in a ``gts`` folder.
 
     Raises:
         UserError: Unknown suffix, several maps in a format that holds one, invalid labels, or
             the file cannot be written.
     """
     path = Path(path)
-    suffix = _known_suffix(path, (*WRITABLE_SUFFIXES, ".seg.nrrd"), "a label volume")
+    suffix = _known_suffix(path, WRITABLE_LABEL_SUFFIXES, "a label volume")
     if not labels.maps:
         raise UserError(f"{path}: there is no label map to write; give at least one")
     if suffix == ".npz":
@@ -253,6 +254,11 @@ def write_labels(path: Path, labels: LabelVolume) -> None:
         from medsam2_ft.io.seg_nrrd import write_seg_nrrd
 
         write_seg_nrrd(path, labels)
+        return
+    if suffix == ".png":
+        from medsam2_ft.io.label_png import write_label_png
+
+        write_label_png(path, labels)
         return
     if len(labels.maps) > 1:
         raise UserError(

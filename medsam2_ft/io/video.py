@@ -1,7 +1,8 @@
-"""Videos through PyAV (FFmpeg). The only importer of ``av``."""
+"""Videos through PyAV (FFmpeg), read here and written in ``video_write``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,16 @@ def _notes(stream: Any, frames: _Frames, packets: int) -> list[str]:
     if frames.rotation:
         notes.append(f"turned by {frames.rotation} degrees, as the video says")
     return notes
+
+
+def frame_rate(path: Path) -> Fraction | None:
+    """Returns the frames per second that a video states, None where it states none.
+
+    Raises:
+        UserError: As ``read_video``.
+    """
+    import av
+
+    with _readable(path, av), _open(path, av) as container:
+        rate = container.streams.video[0].average_rate if container.streams.video else None
+    return Fraction(rate) if rate else None

@@ -1,0 +1,1 @@
+"""``medsam2-ft segment``: images and prompts in, segmentations in the image's own geometry out."""
