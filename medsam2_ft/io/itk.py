@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import atomic_path, file_stem, sync_and_replace, write_failure
 from medsam2_ft.io.checks import check_geometry
+from medsam2_ft.io.detached import data_files
 from medsam2_ft.io.npz_zip import check_size
 from medsam2_ft.types import Geometry, Volume
 
@@ -40,10 +41,12 @@ def read_layers(
         Array ``(z, y, x, c)`` with c >= 1, the grid, and the header's key-value pairs.
 
     Raises:
-        UserError: Missing, damaged or truncated, 4-D, complex, or beyond the size limit.
+        UserError: Missing, damaged or truncated, 4-D, complex, beyond the size limit, or with
+            values in a file outside its folder.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
+    data_files(path)  # refuses those that lie elsewhere
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _quiet():

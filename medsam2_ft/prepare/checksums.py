@@ -1,17 +1,15 @@
 """sha256 of the files that a case is made from."""
 
 import hashlib
-import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.io import ITK_SUFFIXES
 from medsam2_ft.io.atomic import file_suffix
+from medsam2_ft.io.detached import data_files
 from medsam2_ft.prepare.pairing import Pair
 from medsam2_ft.prepare.sources import SourceFile
-
-_DATA_FILE = re.compile(rb"(?im)^(?:data ?file|ElementDataFile)\s*[:=]\s*(.+?)\s*$")
-_HEADER_BYTES = 1 << 16
 
 
 def sha256_of(path: Path) -> str:
@@ -76,31 +74,11 @@ def _parts(file: SourceFile, *, with_labels: bool) -> Iterable[Path]:
     """The file, the data files of a detached header, and the label file beside an npz."""
     yield file.path
     suffix = file_suffix(file.path)
-    if suffix in (".nhdr", ".mhd"):
-        yield from _detached(file.path)
+    if suffix in (*ITK_SUFFIXES, ".seg.nrrd"):
+        yield from data_files(file.path)
     elif suffix == ".npz" and with_labels:
         from medsam2_ft.io.npz import case_header
 
         beside = case_header(file.path).labels_path
         if beside is not None and beside != file.path:
             yield beside
-
-
-def _detached(header: Path) -> list[Path]:
-    """Data files that an ``.nhdr`` or ``.mhd`` header names; numbered series by their pattern."""
-    try:
-        with header.open("rb") as stream:
-            text = stream.read(_HEADER_BYTES)
-    except OSError as error:
-        raise UserError(f"{header}: cannot be read ({error.strerror or error})") from error
-    match = _DATA_FILE.search(text)
-    if match is None or match.group(1).upper() == b"LOCAL":
-        return []
-    named = match.group(1).decode(errors="replace")
-    if named.upper().startswith("LIST"):
-        rest = text[match.end() :].decode(errors="replace").split("\n")
-        return [header.parent / line.strip() for line in rest if line.strip()]
-    if "%" in named:
-        pattern = re.sub(r"%[0-9.]*[di]", "*", named.split()[0])
-        return sorted(header.parent.glob(pattern))
-    return [header.parent / named]
