@@ -37,7 +37,13 @@ class Follower(ABC):
     Args:
         model: Any SAM2.
         hw: Height and width of the frames.
+
+    Attributes:
+        reads_ahead: Whether a frame is segmented from prompts on later frames, too, so that all
+            must be known before a sweep.
     """
+
+    reads_ahead: bool
 
     def __init__(self, model: Sam2, hw: tuple[int, int]) -> None:
         self.model = model

@@ -1,24 +1,20 @@
 """Following by boxes: the box of the previous mask prompts the next frame."""
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from numpy.typing import NDArray
+from jaxtyping import Float
 from torch import Tensor
 
+from medsam2_ft.box_trail import BoxTrail, Fallback
 from medsam2_ft.features import Encoding
 from medsam2_ft.follow import Follower, Prompted, in_order, kind_of, passes
-from medsam2_ft.prompts import mask_to_box, pad_box, scale_boxes
 from medsam2_ft.sam2_adapter import Sam2
 
-# Margins are given in pixels of a 1024 input.
-MARGIN_REFERENCE_SIZE: Final = 1024
 # What Meta's models answer where they see no object.
 NO_OBJECT_LOGIT: Final = -1024.0
-Fallback = Literal["last", "first"]
 
 
 class BoxFollower(Follower):
@@ -28,10 +24,13 @@ class BoxFollower(Follower):
         model: Any SAM2.
         hw: Height and width of the frames.
         margin_px: Margin around the previous mask's tight box, in pixels of a 1024 input.
-        remember: Keeps the box of every frame, so that a sweep can start anywhere.
+        remember: Keeps masks and the box of every frame, so that prompts correct and a sweep can
+            start anywhere.
         fallback: Which box an empty mask leaves for the next frame: the last one, or the first
             that the object was prompted with.
     """
+
+    reads_ahead = False
 
     def __init__(
         self,
@@ -42,17 +41,9 @@ class BoxFollower(Follower):
         fallback: Fallback = "last",
     ) -> None:
         super().__init__(model, hw)
-        self.input_hw = (model.image_size, model.image_size)
-        self.margin_px = margin_px * model.image_size / MARGIN_REFERENCE_SIZE
         self.remember = remember
-        self.fallback = fallback
-        # The first box that each object was prompted with, in input pixels.
-        self.first: dict[int, Float32[np.ndarray, " 4"]] = {}
-        # Next box of each object in input pixels.
-        self.boxes: dict[int, Float32[np.ndarray, " 4"]] = {}
-        # The box that follows a frame: of prompted frames, and of all where ``remember``.
-        self.after: dict[int, dict[int, Float32[np.ndarray, " 4"]]] = {}
-        # Masks by object and frame: of prompts, and of other frames where ``remember``.
+        self.trail = BoxTrail(hw, model.image_size, margin_px, fallback)
+        # Masks by object and frame, of prompts and of other frames; only where ``remember``.
         self.given: dict[tuple[int, int], Float[Tensor, "1 1 l l"]] = {}
         self.found: dict[tuple[int, int], Float[Tensor, "1 1 l l"]] = {}
 
@@ -75,11 +66,11 @@ class BoxFollower(Follower):
             parts.append((positions, logits))
         joined = in_order(parts)
         for row, (object_id, prompt) in enumerate(group):
-            self.given[object_id, frame] = joined[row : row + 1]
-            self.found.pop((object_id, frame), None)
+            if self.remember:
+                self.given[object_id, frame] = joined[row : row + 1]
+                self.found.pop((object_id, frame), None)
             if prompt.box_xyxy is not None:
-                self.boxes[object_id] = self._scaled(prompt.box_xyxy)
-                self.first.setdefault(object_id, self.boxes[object_id])
+                self.trail.prompted(object_id, prompt.box_xyxy)
         return self._advance(frame, [object_id for object_id, _ in group], joined, keep=True)
 
     def follow(
@@ -88,7 +79,7 @@ class BoxFollower(Follower):
         """Segments objects from their last boxes; one that never had a mask stays absent."""
         parts = [
             (positions, self._decode(encoding, ids))
-            for positions, ids in passes(object_ids, lambda object_id: object_id in self.boxes)
+            for positions, ids in passes(object_ids, lambda object_id: object_id in self.trail)
         ]
         joined = in_order(parts)
         if self.remember:
@@ -111,34 +102,22 @@ class BoxFollower(Follower):
 
     def visited(self, frame: int, object_ids: Sequence[int], reverse: bool) -> None:
         """Goes on from the masks of this frame."""
-        for object_id in object_ids:
-            if frame in self.after.get(object_id, {}):
-                self.boxes[object_id] = self.after[object_id][frame]
+        self.trail.visited(frame, object_ids)
 
     def start_sweep(self, frame: int, object_ids: Sequence[int], reverse: bool) -> None:
         """Takes up the boxes that lead to a frame: of its neighbour, else of the nearest known."""
-        came_from = frame + 1 if reverse else frame - 1
-        for object_id in object_ids:
-            known = self.after.get(object_id, {})
-            if known:
-                nearest = min(known, key=lambda index: (abs(index - came_from), index))
-                self.boxes[object_id] = known[nearest]
+        self.trail.start_sweep(frame + 1 if reverse else frame - 1, object_ids)
 
     def turn_back(self) -> None:
         """Returns to the boxes that follow the first prompted frames."""
-        self.boxes = {object_id: known[min(known)] for object_id, known in self.after.items()}
+        self.trail.turn_back()
 
     def forget(self, object_id: int, frame: int | None = None) -> None:
         """Takes back the prompt of one frame, or an object as a whole."""
         for store in (self.given, self.found):
             for key in [k for k in store if k[0] == object_id and frame in (None, k[1])]:
                 del store[key]
-        if frame is None:
-            self.after.pop(object_id, None)
-            self.boxes.pop(object_id, None)
-            self.first.pop(object_id, None)
-        else:
-            self.after.get(object_id, {}).pop(frame, None)
+        self.trail.forget(object_id, frame)
 
     def _advance(
         self, frame: int, object_ids: Sequence[int], logits: Float[Tensor, "n 1 l l"], *, keep: bool
@@ -146,27 +125,15 @@ class BoxFollower(Follower):
         """Derives the next box of each object from its mask; returns the native logits."""
         native = self.native(logits)
         for object_id, mask in zip(object_ids, (native > 0).cpu().numpy(), strict=True):
-            box = mask_to_box(mask)
-            if box is not None:
-                scaled = self._scaled(box)
-                self.boxes[object_id] = pad_box(scaled, self.margin_px, self.input_hw)
-            elif self.fallback == "first" and object_id in self.first:
-                self.boxes[object_id] = self.first[object_id]
-            if keep and object_id in self.boxes:
-                self.after.setdefault(object_id, {})[frame] = self.boxes[object_id]
+            self.trail.advance(frame, object_id, mask, keep=keep)
         return native
 
     def _decode(self, encoding: Encoding, ids: Sequence[int]) -> Float[Tensor, "n 1 l l"]:
         device = self.model.device
-        if ids[0] not in self.boxes:
+        if ids[0] not in self.trail:
             side = self.model.image_size // 4
             return torch.full((len(ids), 1, side, side), NO_OBJECT_LOGIT, device=device)
-        boxes = np.stack([self.boxes[object_id] for object_id in ids])
+        boxes = np.stack([self.trail.next[object_id] for object_id in ids])
         image_index = torch.zeros(len(ids), dtype=torch.int64, device=device)
         boxes_xyxy = torch.from_numpy(boxes).to(device)
         return self.model.decode(encoding, image_index, boxes_xyxy).mask_logits.float()
-
-    def _scaled(self, box_xyxy: Float32[np.ndarray, " 4"]) -> Float32[np.ndarray, " 4"]:
-        """Native pixels to input pixels."""
-        scaled: NDArray[np.float32] = scale_boxes(box_xyxy[None], self.hw, self.input_hw)[0]
-        return scaled

@@ -26,6 +26,8 @@ class MemoryFollower(Follower):
             overwrites a correction in the next sweep).
     """
 
+    reads_ahead = True
+
     def __init__(
         self,
         model: Sam2,

@@ -13,20 +13,22 @@ followed forward from its first prompted slice, then backward.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from medsam2_ft.follow import Follower
-from medsam2_ft.follow_box import MARGIN_REFERENCE_SIZE, BoxFollower, Fallback
+from medsam2_ft.box_trail import MARGIN_REFERENCE_SIZE, Fallback
+from medsam2_ft.follow import Follower, Prompted
+from medsam2_ft.follow_box import BoxFollower
 from medsam2_ft.follow_memory import MemoryFollower
-from medsam2_ft.frame_encoder import FrameEncoder, inference
+from medsam2_ft.follow_slices import SliceFollower, check_boxes_only
+from medsam2_ft.frame_encoder import Features, FrameEncoder, inference
 from medsam2_ft.object_prompts import ObjectPrompt, SlicePrompt, check_prompts
 from medsam2_ft.sam2_adapter import Sam2
+from medsam2_ft.slice_model import SliceModel
 
 __all__ = [
     "MARGIN_REFERENCE_SIZE",
@@ -35,6 +37,7 @@ __all__ = [
     "SlicePrompt",
     "Strategy",
     "propagate",
+    "propagate_boxes",
 ]
 
 Strategy = Literal["box", "memory"]
@@ -102,21 +105,84 @@ def propagate(
         follower = BoxFollower(model, hw, margin_px, fallback=fallback)
     else:
         follower = MemoryFollower(model, hw, len(frames), reset=reset_between_directions)
-    return _sweeps(model, frames, prompts, follower, dtype, cancelled)
+    encoder = FrameEncoder(model, frames, reuse=_visits(prompts, follower.reads_ahead))
+    return _sweeps(model, encoder, prompts, follower, dtype, cancelled)
+
+
+def propagate_boxes(
+    model: SliceModel,
+    frames: UInt8[np.ndarray, "t h w"] | UInt8[np.ndarray, "t h w 3"],
+    prompts: Sequence[ObjectPrompt],
+    *,
+    margin_px: float = 5.0,
+    dtype: torch.dtype = torch.float32,
+    cancelled: Callable[[], bool] | None = None,
+    fallback: Fallback = "last",
+) -> Iterator[FrameMasks]:
+    """Follows objects with a model that knows boxes on single slices only.
+
+    The same loop as ``propagate`` with strategy ``box``, with the same boxes for the same masks.
+
+    Args:
+        model: Runs in evaluation mode; its mode is restored.
+        frames: Gray or colour slices, 0-255; a view along another axis will do.
+        prompts: Objects, boxes only; without any, nothing is yielded.
+        margin_px: Margin around the previous mask's tight box, in pixels of a 1024 input, to which
+            the frame is stretched.
+        dtype: Autocast type; float32 switches autocast off.
+        cancelled: Asked before every frame; when it says True the iteration ends there.
+        fallback: The box that an empty mask leaves for the next frame, the ``last`` one or the
+            ``first`` that the object was prompted with.
+
+    Returns:
+        An iterator over frames.
+
+    Raises:
+        UserError: Points or masks, and see ``object_prompts.check_prompts``.
+    """
+    hw = (int(frames.shape[1]), int(frames.shape[2]))
+    check_prompts(prompts, len(frames), hw)
+    check_boxes_only(prompts, model.name)
+    encoder = FrameEncoder(model, frames, reuse=_visits(prompts, ahead=False))
+    follower = SliceFollower(model, hw, margin_px, fallback)
+    return _sweeps(model, encoder, prompts, follower, dtype, cancelled)
+
+
+F = TypeVar("F", bound=Features)
+F_contra = TypeVar("F_contra", bound=Features, contravariant=True)
+
+
+@runtime_checkable
+class _Follower(Protocol[F_contra]):
+    """What a one-shot run needs of ``follow.Follower`` and ``follow_slices.SliceFollower``."""
+
+    reads_ahead: bool
+
+    def prompt(
+        self, frame: int, encoding: F_contra, group: Sequence[Prompted], /
+    ) -> Float[Tensor, "n h w"]: ...
+
+    def follow(
+        self, frame: int, encoding: F_contra, object_ids: Sequence[int], reverse: bool, /
+    ) -> Float[Tensor, "n h w"]: ...
+
+    def prompted(self, frame: int, object_id: int, /) -> Float[Tensor, "1 h w"] | None: ...
+
+    def visited(self, frame: int, object_ids: Sequence[int], reverse: bool, /) -> None: ...
+
+    def turn_back(self) -> None: ...
 
 
 def _sweeps(
-    model: Sam2,
-    frames: NDArray[np.uint8],
+    model: nn.Module,
+    encoder: FrameEncoder[F],
     prompts: Sequence[ObjectPrompt],
-    follower: Follower,
+    follower: _Follower[F],
     dtype: torch.dtype,
     cancelled: Callable[[], bool] | None,
 ) -> Iterator[FrameMasks]:
     """Visits the frames forward, then backward, and lets ``follower`` segment each."""
-    ahead = sorted({frame for p in prompts if len(p.slices) > 1 for frame in p.frames})
-    orders = [_frame_order(prompts, reverse) for reverse in (False, True)]
-    encoder = FrameEncoder(model, frames, reuse=[*ahead, *orders[0], *orders[1]])
+    ahead = _frames_ahead(prompts) if follower.reads_ahead else []
     for frame in ahead:
         if cancelled is not None and cancelled():
             return
@@ -124,10 +190,10 @@ def _sweeps(
         group = [entry for entry in _prompts_of(prompts, frame) if len(entry[0].slices) > 1]
         with inference(model, dtype):
             follower.prompt(frame, encoder(frame), [(p.object_id, part) for p, part in group])
-    for reverse, order in zip((False, True), orders, strict=True):
+    for reverse in (False, True):
         if reverse:
             follower.turn_back()
-        for frame in order:
+        for frame in _frame_order(prompts, reverse):
             if cancelled is not None and cancelled():
                 return
             active = [prompt for prompt in prompts if _covers(prompt, frame, reverse)]
@@ -137,9 +203,9 @@ def _sweeps(
 
 
 def _segment(
-    follower: Follower,
+    follower: _Follower[F],
     frame: int,
-    encoder: FrameEncoder,
+    encoder: FrameEncoder[F],
     active: Sequence[ObjectPrompt],
     reverse: bool,
 ) -> Float[Tensor, "n h w"]:
@@ -153,7 +219,7 @@ def _segment(
         if known is not None:
             rows[prompt.object_id] = known
         elif frame in prompt.frames:
-            new.append((prompt.object_id, prompt.slices[0]))
+            new += [(prompt.object_id, part) for part in prompt.slices if part.frame == frame]
         else:
             other.append(prompt.object_id)
     follower.visited(frame, list(rows), reverse)
@@ -173,6 +239,17 @@ def _prompts_of(
         for part in prompt.slices:
             if part.frame == frame:
                 yield prompt, part
+
+
+def _visits(prompts: Sequence[ObjectPrompt], ahead: bool) -> list[int]:
+    """Every frame as often as its features will be asked for."""
+    first = _frames_ahead(prompts) if ahead else []
+    return [*first, *_frame_order(prompts, reverse=False), *_frame_order(prompts, reverse=True)]
+
+
+def _frames_ahead(prompts: Sequence[ObjectPrompt]) -> list[int]:
+    """Prompted frames of objects that are prompted on several."""
+    return sorted({frame for p in prompts if len(p.slices) > 1 for frame in p.frames})
 
 
 def _covers(prompt: ObjectPrompt, frame: int, reverse: bool) -> bool:

@@ -7,13 +7,15 @@ Calls four entry points of Meta's model (``forward_image``, the prompt encoder, 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medsam2_ft.features import Decoded, Encoding, PromptTensors, Tracked
 from medsam2_ft.memory import MemoryReach
+from medsam2_ft.resize import to_input
 
 
 class Sam2(nn.Module):
@@ -49,6 +51,13 @@ class Sam2(nn.Module):
         """
         fine, middle, coarse = self.core.forward_image(images)["backbone_fpn"]
         return Encoding((fine, middle, coarse))
+
+    def encode_frame(
+        self, frame: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]
+    ) -> Encoding:
+        """Resizes, normalises and encodes one slice (``b == 1``)."""
+        image = torch.from_numpy(frame)[None].to(self.device)
+        return self.encode(to_input(image, self.image_size))
 
     def decode_all(
         self,
