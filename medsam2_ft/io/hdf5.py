@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.checks import check_geometry
+from medsam2_ft.io.hdf5_chunks import check_chunks
 from medsam2_ft.io.label_values import LabelValues
 from medsam2_ft.io.mask_values import StoredMask
 from medsam2_ft.io.npz_zip import check_size
@@ -191,6 +192,8 @@ def _read(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
     for shape in (dataset.shape, dataset.chunks or ()):  # a chunk may be larger than its data set
         check_size(where, math.prod(shape))
         check_expansion(path, stored, math.prod(shape) * dataset.dtype.itemsize)
+    if dataset.chunks:
+        check_chunks(where, dataset)
     array = np.asarray(dataset[()])
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 

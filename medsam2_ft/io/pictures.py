@@ -16,7 +16,7 @@ from PIL import GifImagePlugin, Image, ImageOps
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.npz_zip import check_size
-from medsam2_ft.io.pixels import Picture, reduce_colour, stack_pages
+from medsam2_ft.io.pixels import Picture, check_expansion, reduce_colour, stack_pages
 from medsam2_ft.types import Volume
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF")
@@ -109,7 +109,7 @@ def _decode(path: Path, start: bytes) -> Picture:
     with Image.open(path, formats=_FORMATS) as image:
         # the pictures behind the first one of an MPO file are previews or a second eye's view
         count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
-        check_size(str(path), count * image.width * image.height * len(image.getbands()))
+        _check_declared(path, image, count)
         _check_end(path, image)
         if count == 1 and image.format == "PNG" and start[24] == 16 and start[25] in (2, 4, 6):
             return _decode_deep_png(path)
@@ -134,6 +134,20 @@ def _decode(path: Path, start: bytes) -> Picture:
         transparent=transparent,
         notes=(*notes, *([f"{count} frames were read as slices"] if count > 1 else [])),
     )
+
+
+def _check_declared(path: Path, image: Image.Image, count: int) -> None:
+    """Looks at the size before anything is decoded.
+
+    Raises:
+        UserError: Beyond the limit, or frames out of proportion to the file: one of a single pixel
+            takes 20 bytes there, and in memory as much as the largest.
+    """
+    channels = 3 if image.mode in ("P", "PA") or count > 1 else len(image.getbands())
+    values = count * image.width * image.height * channels
+    check_size(str(path), values)
+    if count > 1:
+        check_expansion(path, path.stat().st_size, values)
 
 
 def _check_end(path: Path, image: Image.Image) -> None:
