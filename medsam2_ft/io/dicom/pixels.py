@@ -86,13 +86,28 @@ def stored_frames(
         decoder = _decoder(path, dataset)
         _check_pixel_data(path, dataset, decoder)
         plugin = decoders.LABEL if decoder.UID in decoders.SYNTAXES else ""
-        values = decoder.iter_array(dataset, indices=list(frames), decoding_plugin=plugin)
+        values: Iterator[tuple[NDArray[Any], Any]]
+        if not decoder.is_encapsulated and integer(dataset, "BitsAllocated", 16) == 1:
+            values = ((frame, None) for frame in _bit_frames(dataset, frames))
+        else:
+            values = decoder.iter_array(dataset, indices=list(frames), decoding_plugin=plugin)
     for frame in frames:
         with damaged_as_user_error(path, "pixel data"):
             found = next(values, None)
         if found is None:
             raise UserError(f"{path}: frame {frame + 1} is missing; copy the file again")
         yield frame, found[0]
+
+
+def _bit_frames(dataset: Dataset, frames: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """Frames of one bit a pixel; pydicom 3.0 loses bits where they do not begin with a byte."""
+    rows, columns = integer(dataset, "Rows", 0), integer(dataset, "Columns", 0)
+    data = np.frombuffer(dataset["PixelData"].value, np.uint8)
+    for frame in frames:
+        first, skipped = divmod(frame * rows * columns, 8)
+        last = -(-(frame + 1) * rows * columns // 8)
+        bits = np.unpackbits(data[first:last], bitorder="little")
+        yield bits[skipped : skipped + rows * columns].reshape(rows, columns)
 
 
 def _decoder(path: Path, dataset: Dataset) -> Decoder:

@@ -205,3 +205,11 @@ def test_frames_described_are_those_declared(tmp_path: Path) -> None:
     broken.NumberOfFrames = 3
     with pytest.raises(UserError, match="declares 3 frames and describes 2"):
         read_labels(save(broken, tmp_path / "n.dcm"))
+
+
+def test_bits_that_do_not_begin_with_a_byte(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 2, (5, 7, 9)).astype(np.uint8)
+    frames = [(1, (0.0, 0.0, 2.0 * z), plane) for z, plane in enumerate(volume)]
+    path = save(segmentation(frames, "BINARY"), tmp_path / "bits.dcm")
+    assert np.array_equal(pydicom.dcmread(path).pixel_array, volume)
+    assert np.array_equal(read_labels(path).maps[0], volume)
