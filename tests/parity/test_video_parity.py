@@ -1,8 +1,4 @@
-"""Our memory propagation against Meta's SAM2VideoPredictor, frame by frame.
-
-Meta's loader resizes with PIL; we write our own normalised frames into its state, so that only
-the tracking is compared.
-"""
+"""Our memory propagation against Meta's SAM2VideoPredictor, frame by frame."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,62 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from meta_video import Results, meta_results
 from numpy.typing import NDArray
-from PIL import Image
 
 from medsam2_ft import follow_memory
 from medsam2_ft.propagate import ObjectPrompt, propagate
-from medsam2_ft.resize import to_input
-from medsam2_ft.sam2_adapter import Sam2, video_predictor
+from medsam2_ft.sam2_adapter import Sam2
 
 TOLERANCE = 1e-5
 BOXES = np.array([[12, 30, 45, 90], [55, 25, 90, 95], [40, 60, 62, 85]], dtype=np.float32)
-Results = dict[tuple[int, int], torch.Tensor]
 pytestmark = pytest.mark.filterwarnings(
     # Meta fills holes only where its CUDA extension is built, and says so otherwise.
     "ignore:cannot import name '_C':UserWarning",
 )
-
-
-def meta_results(
-    model: Sam2,
-    frames: NDArray[np.uint8],
-    prompts: Sequence[ObjectPrompt],
-    folder: Path,
-    *,
-    reverses: Sequence[bool] = (False, True),
-    reset: bool = True,
-) -> Results:
-    """Logits by (object, frame). All prompts lie on one frame; sweeps cover the whole volume."""
-    predictor = video_predictor(model)
-    Image.fromarray(frames[0]).convert("RGB").save(folder / "0.jpg")
-    state: dict[str, Any] = predictor.init_state(str(folder))
-    state["images"] = to_input(torch.from_numpy(frames), model.image_size)
-    state["num_frames"] = len(frames)
-    state["video_height"], state["video_width"] = frames.shape[1:3]
-    state["cached_features"] = {}  # Meta has already encoded the JPEG
-    start = prompts[0].frame
-
-    def add_prompts() -> None:
-        for prompt in prompts:
-            predictor.add_new_points_or_box(
-                state,
-                frame_idx=prompt.frame,
-                obj_id=prompt.object_id,
-                box=prompt.slices[0].box_xyxy,
-            )
-
-    results: Results = {}
-    add_prompts()
-    for number, reverse in enumerate(reverses):
-        if number and reset:
-            predictor.reset_state(state)
-            add_prompts()
-        for frame, ids, logits in predictor.propagate_in_video(
-            state, start_frame_idx=start, reverse=reverse
-        ):
-            results |= {(i, frame): mask[0].clone() for i, mask in zip(ids, logits, strict=True)}
-    return results
 
 
 def our_results(
