@@ -5,8 +5,11 @@ import json
 import logging
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
+
+from filelock import FileLock
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import write_json
@@ -46,6 +49,41 @@ def is_verified(path: Path, sha256: str) -> bool:
     except UserError:
         logger.debug("cannot write %s, the checksum is computed again next time", note)
     return True
+
+
+def released_file(target: Path, url: str, sha256: str, *, if_absent: str, if_other: str) -> None:
+    """Downloads a published file where it is missing, and verifies it.
+
+    Args:
+        target: Where it lies, or goes.
+        url: Where it is published.
+        sha256: Its checksum, hexadecimal.
+        if_absent: What the user can do without it, for the message.
+        if_other: What the user can do with another file of that name.
+
+    Raises:
+        UserError: It cannot be downloaded, or has another checksum.
+    """
+    if not target.is_file():
+        lock = target.with_name(f".{target.name}.lock")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Every rank of a distributed run comes here: one downloads, the others wait.
+            with FileLock(lock):
+                if not target.is_file():
+                    download(url, target, sha256)
+        except OSError as error:
+            with suppress(OSError):  # leave nothing but a part that a next try continues
+                lock.unlink(missing_ok=True)
+            raise UserError(
+                f"{target}: not there, and downloading it failed ({error}). Put the file from "
+                f"{url} there, or {if_absent}."
+            ) from error
+    if not is_verified(target, sha256):
+        raise UserError(
+            f"{target}: its sha256 is not that of Meta's {target.name}; the file is damaged "
+            f"or another one. Delete it, or {if_other}."
+        )
 
 
 def download(url: str, target: Path, sha256: str) -> None:

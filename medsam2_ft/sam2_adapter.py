@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from medsam2_ft.errors import UserError
 from medsam2_ft.features import Decoded, Encoding, Tracked
 from medsam2_ft.sam2_model import Sam2
-from medsam2_ft.weights import VARIANTS, guess_variant, load_state, resolve_weights
+from medsam2_ft.weights import VARIANTS, guess_variant, load_state, mismatch, resolve_weights
 
 __all__ = [
     "TINY_TEST",
@@ -121,18 +121,7 @@ def _load(core: nn.Module, state: Mapping[str, Tensor], path: Path, variant: str
         UserError: A tensor is missing, has another shape, or does not belong; the message names
             the first such tensor and the variant that the file looks like.
     """
-    own = core.state_dict()
-    problem = None
-    for key, tensor in own.items():
-        if key not in state:
-            problem = f"{key} is missing"
-        elif state[key].shape != tensor.shape:
-            problem = f"{key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
-        if problem:
-            break
-    else:
-        extra = next((key for key in state if key not in own), None)
-        problem = f"{extra} does not belong" if extra else None
+    problem = mismatch(core.state_dict(), state)
     if problem:
         likely = guess_variant(state)
         hint = f"It looks like {likely}: choose that variant." if likely else "Check the variant."

@@ -9,16 +9,14 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from medsam2_ft.download import download, is_verified, sha256_of
+from medsam2_ft.download import released_file, sha256_of
 from medsam2_ft.errors import UserError
 
 __all__ = ["VARIANTS", "Variant", "guess_variant", "load_state", "resolve_weights", "sha256_of"]
@@ -146,26 +144,13 @@ def _pretrained(variant: str) -> Path:
         )
     entry = VARIANTS[variant]
     target = checkpoint_folder() / entry.checkpoint
-    if not target.is_file():
-        lock = target.with_name(f".{target.name}.lock")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Every rank of a distributed run comes here: one downloads, the others wait.
-            with FileLock(lock):
-                if not target.is_file():
-                    download(entry.url, target, entry.sha256)
-        except OSError as error:
-            with suppress(OSError):  # leave nothing but a part that a next try continues
-                lock.unlink(missing_ok=True)
-            raise UserError(
-                f"{target}: not there, and downloading it failed ({error}). Put the file from "
-                f"{entry.url} there, or train from scratch with --model.weights random."
-            ) from error
-    if not is_verified(target, entry.sha256):
-        raise UserError(
-            f"{target}: its sha256 is not that of Meta's {entry.checkpoint}; the file is damaged "
-            f"or another one. Delete it, or pass it as a path: --model.weights {target}."
-        )
+    released_file(
+        target,
+        entry.url,
+        entry.sha256,
+        if_absent="train from scratch with --model.weights random",
+        if_other=f"pass it as a path: --model.weights {target}",
+    )
     return target
 
 
@@ -260,6 +245,17 @@ def _from_lightning(state: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in plain.items()
         if key.startswith(LIGHTNING_PREFIX)
     }
+
+
+def mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
+    """Names the first tensor that keeps a state from being loaded; None where all fit."""
+    for key, tensor in own.items():
+        if key not in state:
+            return f"{key} is missing"
+        if state[key].shape != tensor.shape:
+            return f"{key} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
+    extra = next((key for key in state if key not in own), None)
+    return f"{extra} does not belong" if extra else None
 
 
 def guess_variant(state: Mapping[str, Tensor]) -> str | None:

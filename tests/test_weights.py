@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsam2_ft import weights
+from medsam2_ft import download, weights
 from medsam2_ft.download import sha256_of
 from medsam2_ft.errors import UserError
 from medsam2_ft.weights import (
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def offline(url: str, target: Path, sha256: str) -> None:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(weights, "download", offline)
+    monkeypatch.setattr(download, "download", offline)
     return tmp_path
 
 
