@@ -48,6 +48,8 @@ def make_case(pair: Pair, settings: Settings) -> tuple[Case, dict[str, Any]]:
         UserError: Bad input.
         NoLabelsError: The case has no labels.
     """
+    if pair.problem:
+        raise UserError(pair.problem)
     stored = _stored_case(pair, settings)
     expect_labels(pair, stored)
     case, labels, notes = _read(pair, settings, stored)
@@ -218,5 +220,5 @@ def _details(case: Case, cleaned: Cleaned, notes: Sequence[str]) -> dict[str, An
         "intensity": {} if case.intensity is None else asdict(case.intensity),
         "labels": labels,
         "dropped": [asdict(drop) for drop in cleaned.drops],
-        "notes": list(notes),
+        "notes": list(dict.fromkeys(notes)),  # image and label may say the same
     }

@@ -122,11 +122,13 @@ class Match:
         image: The image, under the name that its placeholders give it.
         reading: How its path is read.
         label: Its segmentation, if it has one.
+        problem: Why no case can be made of the two, empty where one can.
     """
 
     image: SourceFile
     reading: Binding
     label: Found | None
+    problem: str = ""
 
 
 def match(
@@ -144,8 +146,8 @@ def match(
         One entry for each image.
 
     Raises:
-        UserError: The patterns share no placeholder, several labels fit one image, one label
-            could be read in two ways, or a frame lacks its mask.
+        UserError: The patterns share no placeholder, several labels fit one image, or one label
+            could be read in two ways.
     """
     shared = [n for n in image.names if n in label.names and n not in SPECIAL]
     if not shared and (len(images), len(labels)) != (1, 1):
@@ -168,10 +170,11 @@ def match(
         }
         _check_one(found, [entry for _, entry in fits.values()])
         reading, entry = next(iter(fits.values()), (found.readings[0], None))
+        problem = ""
         if entry is not None:
-            _check_frames(found, entry)
+            problem = _frames_problem(found, entry)
             _check_read_once(entry, _key(found, reading, shared), used)
-        result.append(Match(titled(found, reading, image), reading, entry))
+        result.append(Match(titled(found, reading, image), reading, entry, problem))
     return result
 
 
@@ -218,21 +221,22 @@ def _check_read_once(label: Found, key: tuple[str, ...], used: dict[Path, tuple[
             )
 
 
-def _check_frames(image: Found, label: Found) -> None:
-    """Makes sure that every frame has a mask and every mask a frame, where both are files."""
+def _frames_problem(image: Found, label: Found) -> str:
+    """Says which frame lacks a mask, or which mask a frame, where both are files."""
     if image.file.source.kind != "frames" or label.file.source.kind != "frames":
-        return
+        return ""
     frames, masks = image.pieces, label.pieces
     bare = [frame for frame in frames if frame not in masks]
     if bare:
-        raise UserError(
+        return (
             f"{image.file.path}: {len(bare)} of {len(frames)} frames have no mask, such as "
             f"{frames[bare[0]].path.name}; give a mask for each (an empty one where nothing is "
             "to be seen), or leave these frames out by a narrower --image_glob"
         )
     lone = [frame for frame in masks if frame not in frames]
     if lone:
-        raise UserError(
+        return (
             f"{label.file.path}: {len(lone)} of {len(masks)} masks belong to no frame, such as "
             f"{masks[lone[0]].path.name}; add the frames, or narrow --label_glob"
         )
+    return ""

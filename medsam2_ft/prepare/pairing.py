@@ -35,6 +35,7 @@ class Pair:
             does.
         parts: What the files of a label in parts are.
         veil: Keeps identifiers out of what is written.
+        problem: Why no case can be made of the two, empty where one can.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Pair:
     parts: Literal["labels", "objects"] = "labels"
     veil: Veil = field(default_factory=Veil)
     clear: str = field(default="", repr=False)
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ def _pair(entry: Match, veil: Veil, label_pattern: Pattern, prefix: str) -> Pair
         # a process per case need not know all patients of a hospital
         veil=veil.narrowed(file.relative.as_posix() for file in (image, label) if file is not None),
         clear=prefix + image.case,
+        problem=entry.problem,
     )
 
 

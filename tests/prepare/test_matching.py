@@ -140,13 +140,21 @@ def test_frames_become_videos_in_natural_order(tmp_path: Path) -> None:
 def test_frames_and_masks_must_be_complete(tmp_path: Path) -> None:
     write_clip(tmp_path / "one", [1, 2, 3], masks=True)
     (tmp_path / "one/f2_mask.png").unlink()
-    with pytest.raises(UserError, match=r"one: 1 of 3 frames have no mask, such as f2\.png"):
-        find(tmp_path, **CLIPS)
+    write_clip(tmp_path / "two", [1, 3], masks=True)
+    message = r"1 of 2 cases failed: .*one: 1 of 3 frames have no mask, such as f2\.png"
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path, tmp_path, tmp_path / "out", modality="endoscopy", workers=1, **CLIPS)
+    assert [path.name for path in tmp_path.glob("out/*/*.npz")] == ["two.npz"]
     (tmp_path / "one/f2.png").unlink()
-    assert len(find(tmp_path, **CLIPS).pairs) == 1
+    assert [pair.problem for pair in find(tmp_path, **CLIPS).pairs] == ["", ""]
     (tmp_path / "one/f1.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 masks belong to no frame, such as f1_mask\.png"):
-        find(tmp_path, **CLIPS)
+    problem, _ = (pair.problem for pair in find(tmp_path, **CLIPS).pairs)
+    assert "1 of 2 masks belong to no frame, such as f1_mask.png" in problem
+    write_clip(tmp_path / "one", [1], masks=True)
+    summary = prepare(
+        tmp_path, tmp_path, tmp_path / "out", modality="endoscopy", workers=1, **CLIPS
+    )
+    assert (summary.built, summary.up_to_date) == (1, 1)
 
 
 def test_one_frame_twice_is_refused(tmp_path: Path) -> None:
