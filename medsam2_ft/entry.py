@@ -42,12 +42,20 @@ def run(main: Callable[[], object]) -> int:
     return EXIT_OK
 
 
+def printable(text: object) -> str:
+    """Returns ``text`` with ``?`` for what a terminal would obey or cannot show.
+
+    Names of files may hold escape sequences, and bytes that are no UTF-8.
+    """
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in str(text))
+
+
 def one_line(error: BaseException) -> str:
     """Returns the message of ``error`` in one line, or its type's name where there is no message.
 
     What parsers say about types is put in words: ``--size: Expected a Literal[256, 512]``.
     """
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(printable(error).split()) or type(error).__name__
     text = re.sub(r'Parser key "([^"]+)":', r"--\1:", text)
     return re.sub(r"<class '([\w.]+)'>|typing\.(\w)", r"\1\2", text)
 

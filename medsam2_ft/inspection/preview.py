@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from medsam2_ft.entry import one_line
 from medsam2_ft.errors import UserError
 from medsam2_ft.types import Modality
 
@@ -75,4 +76,4 @@ def preview(
 
 def _warn(error: UserError) -> None:
     """Names a case that is left out; the others are drawn all the same."""
-    print(f"left out: {error}", file=sys.stderr)
+    print(f"left out: {one_line(error)}", file=sys.stderr)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from medsam2_ft.entry import printable
 from medsam2_ft.inspection.facts import CaseFacts
 from medsam2_ft.inspection.problems import Problem
 from medsam2_ft.inspection.summary import (
@@ -94,6 +95,8 @@ def print_modalities(console: "Console", cases: Sequence[CaseFacts]) -> None:
 
 def print_labels(console: "Console", cases: Sequence[CaseFacts]) -> None:
     """Prints one row per modality and label."""
+    from rich.text import Text
+
     numbers = ("cases", "slices", "voxels", "ml")
     table = _table("labels", ("modality", "label", "id", *numbers), numbers)
     summaries = summarize_labels(cases)
@@ -106,7 +109,7 @@ def print_labels(console: "Console", cases: Sequence[CaseFacts]) -> None:
         first, last = summary.ids[0], summary.ids[-1]
         table.add_row(
             summary.modality,
-            summary.name or "",
+            Text(printable(summary.name or "")),  # not str, in which brackets are commands
             str(first) if first == last else f"{first}..{last}",
             str(summary.cases),
             str(summary.slices),
@@ -136,7 +139,9 @@ def print_cases(console: "Console", cases: Sequence[CaseFacts]) -> None:
         ]
         if case.kind != "3D":
             del parts[2]
-        line = Text(f"{case.file}: ", style="bold").append(", ".join(parts), style="not bold")
+        line = Text(f"{printable(case.file)}: ", style="bold").append(
+            ", ".join(parts), style="not bold"
+        )
         console.print(line, soft_wrap=True)
     console.print()
 
@@ -154,7 +159,10 @@ def print_problems(console: "Console", problems: Sequence[Problem]) -> None:
         groups[problem.kind].append(problem)
     for kind, group in groups.items():
         style = _STYLES[group[0].severity]
-        lines = [f"{' and '.join(problem.files[:4])}: {problem.text}" for problem in group[:_SHOWN]]
+        lines = [
+            printable(f"{' and '.join(problem.files[:4])}: {problem.text}")
+            for problem in group[:_SHOWN]
+        ]
         if group[_SHOWN:]:
             lines.append(f"and {len(group) - _SHOWN} more; --json lists all of them")
         if kind == "leak":

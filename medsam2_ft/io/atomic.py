@@ -39,7 +39,7 @@ def file_stem(path: Path) -> str:
 
 def temporary_beside(target: Path) -> Path:
     """Returns a fresh hidden name in the target's folder: ``.x.tmp-<pid>-<random>.nii.gz``."""
-    stem = file_stem(target).encode()[:120].decode(errors="ignore")
+    stem = os.fsencode(file_stem(target))[:120].decode(errors="ignore")
     return target.with_name(
         f".{stem}.tmp-{os.getpid()}-{secrets.token_hex(4)}{file_suffix(target)}"
     )
@@ -135,7 +135,9 @@ def write_json(path: Path, obj: Any) -> None:
         UserError: As for ``atomic_path``.
         TypeError: ``obj`` holds something that has no JSON form.
     """
-    write_text(path, json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # what is no UTF-8 (names of old files) is left in texts only, and gets JSON's own escapes
+    write_text(path, text.encode("utf-8", "backslashreplace").decode())
 
 
 def _plain(obj: Any) -> Any:

@@ -1,6 +1,7 @@
 """Image and label arrays in HDF5 files."""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,7 +117,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(os.fsencode(path), "r") as file:
             yield file
     except UserError:
         raise

@@ -48,7 +48,7 @@ def read_layers(
         raise UserError(f"{path}: no such file; check the path")
     data_files(path)  # refuses those that lie elsewhere
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(_name(path))
     with _quiet():
         _run(path, reader.ReadImageInformation)
         size, channels = reader.GetSize(), reader.GetNumberOfComponents()
@@ -87,6 +87,18 @@ def read_itk(path: Path) -> Volume:
         f"{path}: has {channels} channels of {array.dtype}; pick one and save it as a 3D volume "
         "(colour must be three channels of uint8)"
     )
+
+
+def _name(path: Path) -> str:
+    """The path as SimpleITK takes it; at one that is no UTF-8 it aborts the process.
+
+    Raises:
+        UserError: The path is no UTF-8.
+    """
+    name = str(path)
+    if not name.isascii() and name != name.encode(errors="ignore").decode():
+        raise UserError(f"{path}: its path is no UTF-8; rename the file or folder")
+    return name
 
 
 def _text(value: str) -> str:
@@ -159,7 +171,7 @@ def write_itk(path: Path, volume: Volume) -> None:
 def _write_image(path: Path, image: Any, place: Path) -> None:
     try:
         with _quiet():
-            sitk.WriteImage(image, str(place), useCompression=True)
+            sitk.WriteImage(image, _name(place), useCompression=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[-160:]
         raise UserError(

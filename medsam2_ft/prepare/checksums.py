@@ -1,6 +1,7 @@
 """sha256 of the files that a case is made from."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -55,7 +56,7 @@ def _together(file: SourceFile) -> str:
     else:
         names = source.names or [path.name for path in source.files]
         lines = [f"{digest} {name}" for digest, name in zip(digests, names, strict=True)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def _checked(path: Path) -> str:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medsam2_ft.errors import UserError
 from medsam2_ft.io.orient import Slices
 from medsam2_ft.prepare.build import Job
 from medsam2_ft.prepare.jobs import make_jobs
+from medsam2_ft.prepare.naming import tidy_name
 from medsam2_ft.prepare.pairing import (
     ANY_FILE,
     NothingFoundError,
@@ -68,6 +70,11 @@ class Input:
         Raises:
             UserError: See ``make_settings``.
         """
+        prefix = self.name_prefix
+        if prefix != tidy_name(prefix) or prefix.startswith("."):
+            raise UserError(
+                f"--name_prefix {prefix!r} is no part of a file name; use letters, digits and _-+."
+            )
         cleanup = cleanup_from(
             self.drop_labels, self.instances_of, self.min_voxels_3d, self.min_pixels_2d
         )

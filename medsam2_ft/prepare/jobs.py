@@ -1,6 +1,7 @@
 """One job per case: its sources, its settings, and the group that it belongs to."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ def make_jobs(
         UserError: The pattern is invalid or does not match a name.
     """
     folder = (images.parent if images.is_file() else images).resolve()
-    root = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    root = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     names = sorted({name for pair in pairs for name in _part_names(pair)})
     return [
         Job(

@@ -207,7 +207,8 @@ class Journal:
         """
         line = json.dumps(record.to_json(self.veil), ensure_ascii=False)
         try:
-            with self.path.open("a", encoding="utf-8") as stream:
+            # a name that is no UTF-8 gets JSON's own escapes
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(f"\n{line}\n")  # the line before may have been cut off
                 stream.flush()
                 os.fsync(stream.fileno())

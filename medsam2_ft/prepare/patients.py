@@ -1,6 +1,7 @@
 """Patients of DICOM files: told apart by salted hashes, never named in an output file."""
 
 import hashlib
+import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
@@ -40,7 +41,7 @@ class Veil:
 
     def digest(self, text: str) -> str:
         """Returns 12 hexadecimal digits of the sha256 of salt and text."""
-        return hashlib.sha256(self.salt + text.encode()).hexdigest()[:_SHOWN_DIGITS]
+        return hashlib.sha256(self.salt + os.fsencode(text)).hexdigest()[:_SHOWN_DIGITS]
 
     def patient(self, patient_id: str) -> str:
         """Returns what stands for a patient, such as ``p1f2e3d4c5b6``."""

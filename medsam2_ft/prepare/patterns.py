@@ -118,7 +118,8 @@ def parse_pattern(text: str, option: str) -> Pattern:
         option: The option that holds it, for messages.
 
     Raises:
-        UserError: Braces do not match, a placeholder is no name, or the pattern leaves the folder.
+        UserError: Braces do not match, a placeholder is no name, ``**`` is a part of a name, or the
+            pattern leaves the folder.
     """
     if not text or text.startswith("/") or ".." in text.split("/"):
         raise UserError(f"{option} {text!r} must be a pattern of paths below the input folder")
@@ -135,7 +136,10 @@ def parse_pattern(text: str, option: str) -> Pattern:
             )
         else:
             tokens.append(_Token(piece, f"*{len(tokens)}" if piece[0] in "*?[" else None))
-    return Pattern(text, option, tuple(tokens))
+    pattern = Pattern(text, option, tuple(tokens))
+    if any("**" in part and part != "**" for part in pattern.glob.split("/")):
+        raise UserError(f"{option} {text!r}: ** stands for whole folders; write **/ or one star")
+    return pattern
 
 
 def _read(tokens: tuple[_Token, ...], text: str, bound: Binding) -> Iterator[Binding]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from medsam2_ft.entry import printable
 from medsam2_ft.prepare.cleanup import DROP_RULES, INSTANCE_BASE
 from medsam2_ft.prepare.manifest import Record
 from medsam2_ft.prepare.splits import SPLITS
@@ -20,12 +21,12 @@ _LONG_SECONDS = 60  # from when on plain lines say how long it still takes
 def outcome(record: Record) -> str:
     """Returns one line about a finished case."""
     if record.status != "written":
-        return f"{record.name}: {record.status}: {record.reason}"
+        return f"{record.name}: {record.status}: {printable(record.reason)}"
     dropped = sum(drop["objects"] for drop in record.dropped)
     parts = [f"{len(record.labels)} label{'s' if len(record.labels) != 1 else ''}"]
     if dropped:
         parts.append(f"{dropped} object{'s' if dropped != 1 else ''} dropped")
-    return f"{record.name}: {', '.join([*parts, *record.notes])}"
+    return printable(f"{record.name}: {', '.join([*parts, *record.notes])}")
 
 
 def remaining(seconds: float) -> str:
@@ -137,7 +138,7 @@ def print_summary(
     for rule, text in _dropped(written):
         print(f"{rule} dropped {text}")
     for warning in warnings:
-        print(f"warning: {warning}")
+        print(f"warning: {printable(warning)}")
 
 
 def _cases(count: int) -> str:
@@ -147,7 +148,7 @@ def _cases(count: int) -> str:
 def _print_list(title: str, names: Sequence[str]) -> None:
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        print(f"{title} ({len(names)}): {', '.join(names[:_SHOWN])}{more}")
+        print(f"{title} ({len(names)}): {printable(', '.join(names[:_SHOWN]))}{more}")
 
 
 def _dropped(records: Sequence[Record]) -> Iterator[tuple[str, str]]:

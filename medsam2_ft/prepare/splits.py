@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -82,7 +83,7 @@ def split_groups(
 
 
 def _rank(seed: int, name: str) -> str:
-    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(f"{seed}:{name}")).hexdigest()
 
 
 def _target(share: float, count: int, *, at_least_from: int) -> int:

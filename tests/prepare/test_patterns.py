@@ -94,6 +94,9 @@ def test_the_glob_finds_what_the_pattern_reads(tmp_path: Path) -> None:
         ("/x/{a}.nii", "below the input folder"),
         ("../{a}.nii", "below the input folder"),
         ("", "below the input folder"),
+        ("**.png", "whole folders"),
+        ("**/{a}**/x.png", "whole folders"),
+        ("a**/{b:x*}.png", "whole folders"),
     ],
 )
 def test_wrong_patterns(text: str, message: str) -> None:
