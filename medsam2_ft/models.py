@@ -11,11 +11,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from medsam2_ft.baselines import BASELINES, is_baseline, load_baseline
 from medsam2_ft.errors import UserError
 from medsam2_ft.export import CHECKPOINT_KEY, ExportInfo, parse_info
 from medsam2_ft.intensity import parse_rule, rule_for_modality
 from medsam2_ft.propagate import Strategy
 from medsam2_ft.sam2_adapter import TINY_TEST, Sam2, build_model
+from medsam2_ft.slice_model import SliceModel
 from medsam2_ft.types import IntensityRule, Volume
 from medsam2_ft.weights import VARIANTS, guess_variant, load_state, read_checkpoint
 
@@ -44,7 +46,7 @@ class LoadedModel:
         sha256: Of the file; None for random weights.
     """
 
-    model: Sam2
+    model: Sam2 | SliceModel
     name: str
     strategy: Strategy
     rules: tuple[IntensityRule, ...] = ()
@@ -60,16 +62,25 @@ def load_model(
     Args:
         source: A name of ``weights.VARIANTS`` (its official file is looked up, else downloaded);
             ``random:`` and such a name or ``tiny_test``; an official file under any name; an
-            export with its sidecar; or a training checkpoint.
+            export with its sidecar; a training checkpoint; or what
+            ``baselines.load_baseline`` takes.
         device: Where the model goes.
         image_size: Side of the input; None takes what the sidecar or the checkpoint says, else
-            1024 (64 for ``tiny_test``).
+            1024 (64 for ``tiny_test``). A baseline has its own and no other.
 
     Raises:
         UserError: There is no such model or file, it is damaged, its sidecar describes another
             file, or the size does not fit.
     """
     text = str(source)
+    if is_baseline(source):
+        baseline = load_baseline(source, device=device)
+        if image_size not in (None, baseline.image_size):
+            raise UserError(
+                f"{text}: its input has {baseline.image_size} px and no other size, not "
+                f"{image_size}; leave the image size out."
+            )
+        return LoadedModel(baseline, baseline.name, "box", sha256=baseline.sha256)
     if text.startswith(RANDOM_PREFIX):
         variant = text.removeprefix(RANDOM_PREFIX)
         size = image_size or (_TINY_SIZE if variant == TINY_TEST else _DEFAULT_SIZE)
@@ -81,7 +92,7 @@ def load_model(
         return LoadedModel(model, text, "memory", sha256=VARIANTS[text].sha256)
     path = Path(source).expanduser()
     if not path.is_file():
-        known = ", ".join([*VARIANTS, f"{RANDOM_PREFIX}VARIANT"])
+        known = ", ".join([*VARIANTS, *BASELINES, f"{RANDOM_PREFIX}NAME"])
         raise UserError(
             f"{text}: no such model and no such file. Give a .pt or .ckpt file, or one of {known}."
         )

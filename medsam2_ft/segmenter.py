@@ -19,8 +19,9 @@ from medsam2_ft.io.checks import check_image_shape
 from medsam2_ft.label_canvas import LabelCanvas, Overlap
 from medsam2_ft.models import load_model, resolve_device, resolve_dtype, rule_for
 from medsam2_ft.object_prompts import ObjectPrompt, check_prompts, clip_boxes
-from medsam2_ft.propagate import FrameMasks, Strategy, propagate
+from medsam2_ft.propagate import FrameMasks, Strategy, propagate, propagate_boxes
 from medsam2_ft.sam2_adapter import Sam2
+from medsam2_ft.slice_model import SliceModel
 from medsam2_ft.types import Case, Geometry, IntensityRule, LabelVolume, Volume
 from medsam2_ft.volume_prompts import PromptProtocol, frames_along
 
@@ -34,7 +35,7 @@ class Segmenter:
     """Segments images, volumes and videos with one model, whose mode is left as it was.
 
     Args:
-        model: Any SAM2.
+        model: Any SAM2, or a baseline, which knows boxes on slices only.
         name: What to call it in tables.
         strategy: How it is propagated where a call does not say.
         dtype: Autocast type; float32 switches autocast off.
@@ -48,7 +49,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: Sam2,
+        model: Sam2 | SliceModel,
         *,
         name: str = "model",
         strategy: Strategy = "box",
@@ -59,7 +60,9 @@ class Segmenter:
     ) -> None:
         self.model = model
         self.name = name
-        self.strategies: tuple[Strategy, ...] = ("box", "memory")
+        self.strategies: tuple[Strategy, ...] = ("box",)
+        if isinstance(model, Sam2):
+            self.strategies = ("box", "memory")
         self.strategy = self._possible(strategy)
         self.dtype = dtype
         self.rules = tuple(rules)
@@ -81,7 +84,7 @@ class Segmenter:
         Args:
             source: ``sam2.1_hiera_tiny`` (looked up in ``checkpoints``, else downloaded),
                 ``random:sam2.1_hiera_tiny`` (said loudly), an official ``.pt``, an export ``.pt``
-                with its sidecar, or a training ``.ckpt``.
+                with its sidecar, a training ``.ckpt``, or a baseline such as ``medsam_vit_b``.
             device: ``auto`` is CUDA, else MPS, else CPU.
             image_size: Side of the model's input; None takes the sidecar's or checkpoint's, else
                 1024.
@@ -104,6 +107,11 @@ class Segmenter:
             modalities=loaded.modalities,
             sha256=loaded.sha256,
         )
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's input in pixels."""
+        return self.model.image_size
 
     @property
     def device(self) -> torch.device:
@@ -251,11 +259,13 @@ class Segmenter:
         how = self._possible(strategy or (self.strategy if len(frames) > 1 else "box"))
 
         def follow(asked: Sequence[ObjectPrompt], how: Strategy = how) -> Iterator[FrameMasks]:
-            return propagate(
-                self.model,
+            if isinstance(self.model, Sam2):
+                run = partial(propagate, self.model, strategy=how)
+            else:
+                run = partial(propagate_boxes, self.model)
+            return run(
                 frames,
                 asked,
-                strategy=how,
                 margin_px=margin_px,
                 dtype=self.dtype,
                 cancelled=cancelled,

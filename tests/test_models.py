@@ -15,8 +15,11 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.export import CHECKPOINT_KEY, STATE_PREFIX, ExportInfo, write_export
 from medsam2_ft.intensity import rule_for_modality
 from medsam2_ft.models import load_model, resolve_device, resolve_dtype, rule_for
+from medsam2_ft.object_prompts import ObjectPrompt
+from medsam2_ft.propagate import propagate_boxes
 from medsam2_ft.sam2_adapter import Sam2, build_model
 from medsam2_ft.segmenter import Segmenter
+from medsam2_ft.slice_model import SliceModel
 from medsam2_ft.types import IntensityRule, Volume
 
 CPU = torch.device("cpu")
@@ -190,6 +193,29 @@ def test_devices_and_types() -> None:
     assert resolve_dtype(torch.bfloat16, CPU) == torch.bfloat16
     with pytest.raises(UserError, match="dtype int8"):
         resolve_dtype("int8", CPU)
+
+
+def test_a_baseline_is_a_model_like_any_other_for_boxes(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("segment_anything")
+    segmenter = Segmenter.from_checkpoint("random:medsam_tiny_test", device="cpu")
+    assert isinstance(segmenter.model, SliceModel)
+    assert "RANDOM WEIGHTS" in caplog.text
+    assert (segmenter.name, segmenter.strategies) == ("random:medsam_tiny_test", ("box",))
+    assert (segmenter.strategy, segmenter.image_size) == ("box", 64)
+    image = np.random.default_rng(0).integers(0, 255, (4, 40, 50), np.uint8)
+    box = np.array([5, 6, 30, 33], np.float32)
+    prompts = [ObjectPrompt.from_box(3, 1, box, (0, 3))]
+    labels = segmenter.segment(Volume(image), prompts)
+    expected = np.zeros(image.shape, bool)
+    for found in propagate_boxes(segmenter.model, image, prompts):
+        expected[found.frame] = (found.logits[0] > 0).numpy()
+    assert np.array_equal(labels.maps[0] == 3, expected)
+    with pytest.raises(UserError, match="cannot propagate by 'memory'; choose box"):
+        segmenter.segment(Volume(image), prompts, strategy="memory")
+    with pytest.raises(UserError, match="cannot propagate by 'memory'"):
+        Segmenter.from_checkpoint("random:sam_tiny_test", device="cpu", strategy="memory")
+    with pytest.raises(UserError, match="64 px and no other size, not 512"):
+        Segmenter.from_checkpoint("random:sam_tiny_test", device="cpu", image_size=512)
 
 
 PET = IntensityRule("window", 0.0, 15.0)
