@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medsam2_ft.benchmarking.jobs import RANDOM_SEED, Contender, ModelSource, load
+from medsam2_ft.benchmarking.jobs import Contender, ModelSource, load, model_key
 from medsam2_ft.errors import UserError
 from medsam2_ft.propagate import Strategy
 from medsam2_ft.segmenter import Segmenter
@@ -51,7 +51,7 @@ def line_up(
         given, source = _named(text)
         where = ModelSource(source, image_size, device)
         try:
-            segmenter = load(where)
+            segmenter = load(where, anew=True)
         except UserError as error:
             skipped[given or source] = " ".join(str(error).split())
             continue
@@ -63,7 +63,7 @@ def line_up(
             )
             continue
         name = given or segmenter.name
-        contenders.append(Contender(name, _key(segmenter, where), where, possible))
+        contenders.append(Contender(name, model_key(segmenter, where), where, possible))
     if not contenders:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise UserError(f"no model to evaluate: {reasons or 'give --models'}")
@@ -82,12 +82,6 @@ def _strategies(segmenter: Segmenter, wanted: Sequence[Strategy] | None) -> tupl
     if wanted is None:
         return (segmenter.strategy,)
     return tuple(one for one in dict.fromkeys(wanted) if one in segmenter.strategies)
-
-
-def _key(segmenter: Segmenter, where: ModelSource) -> str:
-    weights = segmenter.sha256 or f"{where.source}, seed {RANDOM_SEED}"
-    dtype = str(segmenter.dtype).removeprefix("torch.")
-    return f"{weights}, {segmenter.model.image_size} px, {dtype}"
 
 
 def _told_apart(contenders: Sequence[Contender]) -> list[Contender]:

@@ -123,15 +123,15 @@ def _panel(
     truth = _truth(case, one, frame)
     prompted = frame == one.prompt_frame
     dsc = one.slice_dsc[frame - one.first]
-    place = "" if len(case.image) == 1 else f" z{frame}: {dsc:.2f}"
+    place = "" if len(case.image) == 1 else f" (slice {frame}: {dsc:.2f})"
     box = np.asarray(one.box_xyxy, np.float32)
     _, spacing_y, spacing_x = case.geometry.spacing_mm
     return Panel(
         image=case.image[frame],
-        caption=f"{one.dsc:.2f}{place}  {one.label_name}  {record.case}",
+        caption=f"DSC {one.dsc:.2f}{place} {record.case}: {one.label_name}",
         masks=(
+            MaskLayer(mask, PREDICTION, "fill"),
             MaskLayer(truth, TRUTH, "outline"),
-            MaskLayer(mask, PREDICTION, "outline"),
         ),
         boxes=(BoxLayer(box, BOX),) if prompted else (),
         pixel_aspect=1.0 if case.is_video else spacing_y / spacing_x,

@@ -74,7 +74,7 @@ def draw_comparison(groups: Sequence[Group], names: Sequence[str]) -> "Figure":
     counts = [max(1, len(group.scores["dsc"])) for group in groups]
     rooms = [max(2, count) + 1 for count in counts]  # rows of points; a name takes two
     legend_in = 0.22 * math.ceil(len(names) / 3)
-    figure = _figure(12, 0.9 + legend_in + _ROW_IN * sum(rooms))
+    figure = _figure(12.0, 0.9 + legend_in + _ROW_IN * sum(rooms))
     axes = figure.subplots(1, 2, sharey=True)
     places = np.cumsum([0, *rooms])
     for metric, ax in zip(TESTED, axes, strict=True):

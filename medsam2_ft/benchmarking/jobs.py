@@ -16,6 +16,8 @@ from medsam2_ft.segmenter import Segmenter
 
 RANDOM_SEED: Final = 0
 """Random weights are the same in every process and at every start."""
+RANDOM: Final = "random weights"
+"""Stands in the key of a model without a file."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,24 @@ class _Loaded:
     segmenter: Segmenter | None = None
 
 
-def load(where: ModelSource) -> Segmenter:
+def model_key(segmenter: Segmenter, where: ModelSource) -> str:
+    """Tells weights, input size and precision of a model from others."""
+    weights = segmenter.sha256 or f"{where.source}, {RANDOM} (seed {RANDOM_SEED})"
+    dtype = str(segmenter.dtype).removeprefix("torch.")
+    return f"{weights}, {segmenter.model.image_size} px, {dtype}"
+
+
+def load(where: ModelSource, *, anew: bool = False) -> Segmenter:
     """Loads a model, unless it is the one that this process holds already.
+
+    Args:
+        where: The model.
+        anew: Load it in any case: its file may have changed.
 
     Raises:
         UserError: See ``Segmenter.from_checkpoint``.
     """
-    if _Loaded.segmenter is None or _Loaded.where != where:
+    if anew or _Loaded.segmenter is None or _Loaded.where != where:
         _Loaded.segmenter = None  # before the next one is loaded
         with torch.random.fork_rng():
             torch.manual_seed(RANDOM_SEED)
@@ -110,6 +123,13 @@ def load(where: ModelSource) -> Segmenter:
     return _Loaded.segmenter
 
 
+def _load(contender: Contender) -> Segmenter:
+    segmenter = load(contender.where)
+    if model_key(segmenter, contender.where) != contender.key:
+        raise UserError(f"{contender.where.source}: changed during the run; run it again")
+    return segmenter
+
+
 def run_job(job: Job) -> Record:
     """Segments and scores a case. What cannot be read or segmented becomes a failed record."""
     if job.threads and torch.get_num_threads() != job.threads:
@@ -117,7 +137,7 @@ def run_job(job: Job) -> Record:
     record = job.blank()
     try:
         case = job.case.read()
-        segmenter = load(job.contender.where)
+        segmenter = _load(job.contender)
         scores = score_case(segmenter, case, job.settings, job.strategy)
     except UserError as error:
         return replace(record, reason=" ".join(str(error).split()))

@@ -5,7 +5,7 @@ import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import psutil
 import torch
@@ -48,14 +48,13 @@ class Meter:
         self._started = 0.0
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         """Starts measuring."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         self._look()
         self._watcher.start()
         self._started = time.perf_counter()
-        return self
 
     def __exit__(
         self,

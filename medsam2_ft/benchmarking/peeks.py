@@ -29,7 +29,7 @@ def unpack_mask(text: str, hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         packed = inflater.decompress(base64.b64decode(text, validate=True), expected + 1)
     except zlib.error as error:
         raise ValueError(f"a packed mask is damaged: {error}") from error
-    if len(packed) != expected:
-        raise ValueError(f"a packed mask has {len(packed)} bytes instead of {expected}")
+    if len(packed) != expected or not inflater.eof:
+        raise ValueError(f"a packed mask has not {expected} bytes, or not all of them")
     bits = np.frombuffer(packed, np.uint8)
     return np.unpackbits(bits, count=count).view(np.bool_).reshape(hw)

@@ -48,7 +48,8 @@ class Request:
         shard: Which part of the cases, None for all.
         workers: Number of processes.
         threads: PyTorch's threads of each.
-        overlays: How many of the worst and of the best cases are drawn.
+        figures: Whether figures are drawn.
+        overlays: How many of the worst and of the best cases are drawn with them.
     """
 
     cases: Sequence[CaseSource]
@@ -58,6 +59,7 @@ class Request:
     shard: Shard | None
     workers: int
     threads: int
+    figures: bool
     overlays: int
 
 
@@ -85,9 +87,10 @@ def run_benchmark(request: Request) -> Run:
     make_folder(folder)
     with _locked(folder):
         run = _evaluate(request, folder)
-        benchmark = write_tables(folder, run)
         if shard is None:
-            _print_lines(write_pictures(folder, benchmark, request.overlays))
+            _write(request, run)
+        else:
+            write_tables(folder, run)
     return run if shard is None else _merge_if_last(request, run)
 
 
@@ -99,14 +102,16 @@ def _merge_if_last(request: Request, run: Run) -> Run:
         return run
     with FileLock(request.out / ".merge.lock"):
         merged = merge_shards(request.out)
-        benchmark = write_tables(request.out, merged)
-        _print_lines(write_pictures(request.out, benchmark, request.overlays))
+        _write(request, merged)
     return merged
 
 
-def _print_lines(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(line)
+def _write(request: Request, run: Run) -> None:
+    """Writes tables and figures of all cases."""
+    benchmark = write_tables(request.out, run)
+    if request.figures:
+        for line in write_pictures(request.out, benchmark, request.overlays):
+            print(line)
 
 
 @contextmanager

@@ -68,7 +68,8 @@ def score_case(segmenter: Segmenter, case: Case, settings: Settings, strategy: S
     targets = find_targets(case, how, regions=settings.regions)
     if not targets:
         return Scores((), 0, Cost())
-    with Meter(segmenter.model.device) as meter:
+    meter = Meter(segmenter.model.device)
+    with meter:
         masks = _segment(segmenter, case, targets, settings, strategy)
     frames = {z for t in targets for z in range(t.prompt.z_range[0], t.prompt.z_range[1] + 1)}
     width = case.image.shape[2]

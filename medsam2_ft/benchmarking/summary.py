@@ -84,7 +84,7 @@ def _intro(benchmark: Benchmark) -> str:
         "case; it scores the mean of its cases, a case the mean of its objects.\n"
         f"- **Bold**: best. p: that model against the best one (Wilcoxon, Holm-corrected for "
         f"all pairs of the row; `*` below {SIGNIFICANT:g}); none with fewer than "
-        f"{MIN_PAIRS} units."
+        f"{MIN_PAIRS} units. With few units, intervals are too narrow as well."
     )
 
 
@@ -106,10 +106,11 @@ def _score_cell(group: Group, metric: Metric, name: str, best: str | None) -> st
         return "-"
     digits = 1 if metric == "hd95" else 3
     centre = number(interval.centre, digits)
-    text = f"**{centre}**" if name == best else centre
+    is_best = best is not None and interval.centre == group.scores[metric][best].centre
+    text = f"**{centre}**" if is_best else centre
     if not math.isnan(interval.low):
         text += f" [{number(interval.low, digits)}, {number(interval.high, digits)}]"
-    if best is not None and name != best:
+    if best is not None and not is_best:
         difference = group.difference(metric, name, best)
         if difference is not None and not math.isnan(difference.p_holm):
             text += f" {p_text(difference.p_holm)}"

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from medsam2_ft.benchmarking.records import ObjectRecord, Record
 from medsam2_ft.benchmarking.settings import unit_of
@@ -124,7 +124,9 @@ def write_slices(path: Path, records: Sequence[Record]) -> None:
         _write_rows(file, SLICE_COLUMNS, rows())
 
 
-def _write_rows(file: IO[str], header: Sequence[str], rows: Iterator[Sequence[Cell]]) -> None:
+def _write_rows(
+    file: io.TextIOWrapper, header: Sequence[str], rows: Iterator[Sequence[Cell]]
+) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([_cell(value) for value in row] for row in rows)

@@ -8,7 +8,8 @@ from typing import Final
 from medsam2_ft.benchmarking.comparison import columns, compare
 from medsam2_ft.benchmarking.extremes import write_extremes
 from medsam2_ft.benchmarking.figures import write_figures
-from medsam2_ft.benchmarking.folder import Run
+from medsam2_ft.benchmarking.folder import Plan, Run
+from medsam2_ft.benchmarking.jobs import RANDOM
 from medsam2_ft.benchmarking.summary import Benchmark, to_json, to_markdown
 from medsam2_ft.benchmarking.tables import RESULTS, SLICES, write_results, write_slices
 from medsam2_ft.io.atomic import make_folder, write_json, write_text
@@ -48,12 +49,21 @@ def write_tables(folder: Path, run: Run) -> Benchmark:
     make_folder(folder)
     write_results(folder / RESULTS, run.records)
     write_slices(folder / SLICES, run.records)
+    notes = [*run.notes, *untrained(run.plan)]
     benchmark = Benchmark(
-        run.plan.settings, run.records, compare(run.records), run.plan.skipped, run.notes
+        run.plan.settings, run.records, compare(run.records), run.plan.skipped, notes
     )
     write_json(folder / SUMMARY_JSON, to_json(benchmark))
     write_text(folder / SUMMARY, to_markdown(benchmark))
     return benchmark
+
+
+def untrained(plan: Plan) -> list[str]:
+    """Returns a line about models with random weights, so that nobody takes them for trained."""
+    names = [name for name, (key, _) in plan.models.items() if RANDOM in key]
+    if not names:
+        return []
+    return [f"random weights, whose scores say nothing about a model: {', '.join(names)}"]
 
 
 def write_pictures(folder: Path, benchmark: Benchmark, overlays: int) -> Sequence[str]:

@@ -38,6 +38,7 @@ def evaluate(
     device: str = "auto",
     workers: int = 1,
     shard: str | None = None,
+    figures: bool = True,
     overlays: int = 3,
 ) -> None:
     """Scores models on npz cases, each object prompted by one box, and compares them.
@@ -72,6 +73,7 @@ def evaluate(
         workers: Number of processes; each loads the models one after the other.
         shard: Part of the cases, such as 2/8 for the second of eight jobs; all write into the same
             --out, and the last one merges them.
+        figures: Draw figures; report draws them later.
         overlays: How many of the worst and of the best cases of each model and modality are drawn.
 
     Raises:
@@ -114,7 +116,9 @@ def evaluate(
     for name, reason in lineup.skipped.items():
         print(f"skipped {name}: {reason}", flush=True)
     threads = 0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
-    run = run_benchmark(Request(cases, lineup, settings, out, part, workers, threads, overlays))
+    run = run_benchmark(
+        Request(cases, lineup, settings, out, part, workers, threads, figures, overlays)
+    )
     print(f"results in {out}: see summary.md" if part is None else f"results in {out}")
     fail_for(run)
 
