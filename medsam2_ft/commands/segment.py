@@ -158,7 +158,12 @@ def _one(
     from medsam2_ft.io import file_suffix
     from medsam2_ft.segmenting.items import single_item
     from medsam2_ft.segmenting.job import segment_item
-    from medsam2_ft.segmenting.outputs import check_format, check_overlay, check_target
+    from medsam2_ft.segmenting.outputs import (
+        check_format,
+        check_not_input,
+        check_overlay,
+        check_target,
+    )
     from medsam2_ft.segmenting.prompting import check_cases
 
     check_format(file_suffix(out), keep_overlaps=how.overlap == "keep")
@@ -168,6 +173,11 @@ def _one(
     if overlay is not None:
         check_overlay(overlay)
     item = single_item(source, labels)
+    inputs = [source, labels, how.wanted.mask]
+    check_not_input(
+        (target for target in (out, overlay) if target is not None),
+        (path for path in inputs if path is not None),
+    )
     check_cases(how.wanted.given, [item.name], alone=True)
     with _bar() as advance:
         outcome = segment_item(load, item, how, out, overlay, advance)
@@ -188,7 +198,7 @@ def _folder(
 ) -> None:
     from medsam2_ft.segmenting.batch import Targets, model_identity, segment_batch
     from medsam2_ft.segmenting.items import batch_items
-    from medsam2_ft.segmenting.outputs import check_format, check_overlay
+    from medsam2_ft.segmenting.outputs import check_format, check_not_input, check_overlay
     from medsam2_ft.segmenting.prompting import check_cases
 
     suffix = f".{formats[0].lower().lstrip('.')}"
@@ -198,6 +208,8 @@ def _folder(
         check_overlay(Path(f"x{drawn}"))
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; check the path")
+    if out.resolve() == source.resolve():
+        raise UserError(f"{out}: holds the images; give another folder for the segmentations")
     items = batch_items(source, labels, out, how.reading.modality)
     check_cases(how.wanted.given, [item.name for item in items], alone=False)
     if how.wanted.mask is not None and len(items) > 1:
@@ -205,6 +217,10 @@ def _folder(
     unprompted = [item for item in items if how.wanted.given and not _is_prompted(item.name, how)]
     items = [item for item in items if item not in unprompted]
     targets = Targets(out, suffix, drawn)
+    check_not_input(
+        (path for item in items for path in targets.all(item)),
+        (path for item in items for path in item.files),
+    )
     done = segment_batch(items, load, model_identity(*identity), how, targets, overwrite=overwrite)
     kept = sum(entry.is_kept for entry in done)
     print(f"{out}: {len(done) - kept} cases segmented, {kept} were there already")

@@ -53,6 +53,11 @@ class Targets:
         """Returns the file that says how it was made."""
         return self.folder / f"{item.name}{SIDECAR}"
 
+    def all(self, item: Item) -> list[Path]:
+        """Returns every file that is written for an image."""
+        picture = self.picture(item)
+        return [self.out(item), self.sidecar(item), *([] if picture is None else [picture])]
+
 
 @dataclass(frozen=True)
 class Done:

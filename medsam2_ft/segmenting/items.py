@@ -46,6 +46,11 @@ class Item:
     labels: Source | None = None
     pair: Pair | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read for it."""
+        return (*self.source.all_files, *(() if self.labels is None else self.labels.all_files))
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -1,5 +1,6 @@
 """Segmentations as files: the suffix decides the format."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from medsam2_ft.errors import UserError
@@ -57,6 +58,18 @@ def check_target(path: Path) -> None:
     """
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+def check_not_input(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuses to replace what is read.
+
+    Raises:
+        UserError: A target is one of the inputs.
+    """
+    read = {path.resolve() for path in inputs}
+    for target in targets:
+        if target.resolve() in read:
+            raise UserError(f"{target}: is read and would be replaced; write to another place")
 
 
 def check_overlay(path: Path) -> None:

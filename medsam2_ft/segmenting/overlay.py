@@ -34,7 +34,7 @@ SHEET_SLICES = 12
 _PANEL_PX = 320
 _FILM_MIN_PX = 384
 _FILM_MAX_PX = 1920
-_POINT_SHARE = 0.008
+_POINT_SHARE = 0.012
 _MAX_ENTRIES = 16
 
 
@@ -169,10 +169,10 @@ def film(scene: Scene) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
 
 
 def _marks(part: SlicePrompt, color: Color, hw: tuple[int, ...]) -> Iterator[BoxLayer]:
-    """The box of a prompt, and small squares for its points: red ones are not on the object."""
+    """The box of a prompt, and small squares for its points: red where they are not on it."""
     if part.box_xyxy is not None:
         yield BoxLayer(part.box_xyxy, color)
     reach = np.float32(max(hw) * _POINT_SHARE)
     for point, label in zip(part.points_xy, part.point_labels, strict=True):
         square = np.concatenate([point - reach, point + reach]).astype(np.float32)
-        yield BoxLayer(square, color if label else RED)
+        yield BoxLayer(square, WHITE if label else RED)

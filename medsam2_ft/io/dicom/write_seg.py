@@ -203,6 +203,12 @@ def _source(path: Path) -> Dataset:
     return dataset
 
 
+def _segment_label(labels: LabelVolume, label: int) -> str:
+    """The name of a label; a backslash would make it two values."""
+    name = str(labels.label_names.get(label) or f"Object {label}")
+    return " ".join(name.replace("\\", "/").split())[:_LONG_STRING]
+
+
 def _descriptions(
     highdicom: Any, labels: LabelVolume, numbers: dict[int, int], author: Author
 ) -> list["SegmentDescription"]:
@@ -216,7 +222,7 @@ def _descriptions(
     return [
         highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=labels.label_names.get(label, f"Object {label}")[:_LONG_STRING],
+            segment_label=_segment_label(labels, label),
             segmented_property_category=codes.SCT.Tissue,
             segmented_property_type=codes.SCT.Tissue,
             algorithm_type="SEMIAUTOMATIC",  # a person gave the prompt
