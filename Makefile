@@ -25,10 +25,10 @@ SOURCES := medsam2_ft tests $(wildcard train.py data_prep benchmarks)
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check-demo test test-all check format bench lock clean
+.PHONY: help install demo check-demo test test-all check format bench bench-transfer lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP)  ## create .venv with everything at the pinned versions
 
@@ -85,6 +85,12 @@ bench: install  ## measure speed and memory of this machine
 	@$(PY) benchmarks/data_path.py --json benchmarks/results/data_path.json
 	@$(PY) benchmarks/metrics.py --json benchmarks/results/metrics.json
 	@$(PY) benchmarks/prepare.py --json benchmarks/results/prepare.json
+	@$(PY) benchmarks/inference.py --json benchmarks/results/inference.json
+
+# Hours on two cores; every finished run is kept (runs/transfer) and not repeated.
+bench-transfer: install  ## compare training recipes on patients never trained on
+	@mkdir -p benchmarks/results
+	@$(PY) benchmarks/transfer.py --json benchmarks/results/transfer.json
 
 # UPGRADE=--upgrade takes the newest versions, without it only what pyproject.toml asks changes.
 lock: install  ## write constraints.txt anew after a change of pyproject.toml
