@@ -99,7 +99,7 @@ def model_key(segmenter: Segmenter, where: ModelSource) -> str:
     """Tells weights, input size and precision of a model from others."""
     weights = segmenter.sha256 or f"{where.source}, {RANDOM} (seed {RANDOM_SEED})"
     dtype = str(segmenter.dtype).removeprefix("torch.")
-    return f"{weights}, {segmenter.model.image_size} px, {dtype}"
+    return f"{weights}, {segmenter.image_size} px, {dtype}"
 
 
 def load(where: ModelSource, *, anew: bool = False) -> Segmenter:
@@ -157,6 +157,6 @@ def run_job(job: Job) -> Record:
         seconds=scores.cost.seconds,
         peak_rss_mb=scores.cost.peak_rss_mb,
         peak_cuda_mb=scores.cost.peak_cuda_mb,
-        device=str(segmenter.model.device),
+        device=str(segmenter.device),
         objects=tuple(scores.objects),
     )

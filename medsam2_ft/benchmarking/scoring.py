@@ -68,7 +68,7 @@ def score_case(segmenter: Segmenter, case: Case, settings: Settings, strategy: S
     targets = find_targets(case, how, regions=settings.regions)
     if not targets:
         return Scores((), 0, Cost())
-    meter = Meter(segmenter.model.device)
+    meter = Meter(segmenter.device)
     with meter:
         masks = _segment(segmenter, case, targets, settings, strategy)
     frames = {z for t in targets for z in range(t.prompt.z_range[0], t.prompt.z_range[1] + 1)}
