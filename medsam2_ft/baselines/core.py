@@ -1,7 +1,6 @@
 """The networks of ``segment_anything``: built by the package, named by their weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -11,22 +10,12 @@ from torch import Tensor, nn
 from medsam2_ft.errors import UserError
 
 TINY: Final = "tiny_test"
+_TINY_SIZE: Final = 64
 _PATCH: Final = 16
 _PROMPT_DIM: Final = 256
 _PATCH_WEIGHT: Final = "image_encoder.patch_embed.proj.weight"
 # Width of the encoder -> its name.
-_WIDTHS: Final = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
-
-
-@dataclass(frozen=True)
-class _TinyShape:
-    """Sizes of the miniature."""
-
-    image_size: int = 64
-    width: int = 16
-    depth: int = 2
-    heads: int = 2
-    window: int = 3
+_WIDTHS: Final = {16: TINY, 768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
 
 def build_core(encoder: str) -> Any:
@@ -48,10 +37,10 @@ def build_core(encoder: str) -> Any:
         raise UserError(
             "SAM and MedSAM need the package segment-anything: pip install 'medsam2-ft[baselines]'"
         ) from error
-    return _build_tiny(_TinyShape()) if encoder == TINY else sam_model_registry[encoder]()
+    return _build_tiny() if encoder == TINY else sam_model_registry[encoder]()
 
 
-def _build_tiny(shape: _TinyShape) -> Any:
+def _build_tiny() -> Any:
     """The package's own classes put together as its ``build_sam`` does, only smaller."""
     from segment_anything.modeling import (
         ImageEncoderViT,
@@ -61,23 +50,23 @@ def _build_tiny(shape: _TinyShape) -> Any:
         TwoWayTransformer,
     )
 
-    grid = shape.image_size // _PATCH
+    size, grid = _TINY_SIZE, _TINY_SIZE // _PATCH
     encoder = ImageEncoderViT(
-        img_size=shape.image_size,
+        img_size=size,
         patch_size=_PATCH,
-        embed_dim=shape.width,
-        depth=shape.depth,
-        num_heads=shape.heads,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,
-        window_size=shape.window,
-        global_attn_indexes=(shape.depth - 1,),
+        window_size=3,
+        global_attn_indexes=(1,),
         out_chans=_PROMPT_DIM,
     )
     prompts = PromptEncoder(
         embed_dim=_PROMPT_DIM,
         image_embedding_size=(grid, grid),
-        input_image_size=(shape.image_size, shape.image_size),
+        input_image_size=(size, size),
         mask_in_chans=16,
     )
     transformer = TwoWayTransformer(depth=2, embedding_dim=_PROMPT_DIM, mlp_dim=64, num_heads=8)

@@ -21,6 +21,7 @@ from medsam2_ft.weights import checkpoint_folder, mismatch, read_checkpoint
 logger = logging.getLogger(__name__)
 
 RANDOM_PREFIX: Final = "random:"
+_KNOWN: Final = {**BASELINES, **MINIATURES}
 _MODELS: Final = {"sam": SamModel, "medsam": MedSamModel}
 
 
@@ -80,8 +81,7 @@ def is_baseline(source: str | Path) -> bool:
     is wrong.
     """
     text = str(source)
-    name = text.removeprefix(RANDOM_PREFIX).partition(":")[0]
-    if name in BASELINES or name in MINIATURES:
+    if text.removeprefix(RANDOM_PREFIX).partition(":")[0] in _KNOWN:
         return True
     path = Path(text).expanduser()
     if path.suffix != ".pth" or not path.is_file():
@@ -94,11 +94,11 @@ def is_baseline(source: str | Path) -> bool:
 
 def _choose(text: str) -> _Choice:
     name, colon, rest = text.partition(":")
-    if text.startswith(RANDOM_PREFIX) and (rest in BASELINES or rest in MINIATURES):
-        return _Choice(text, {**BASELINES, **MINIATURES}[rest], None)
-    if name in BASELINES and colon:
+    if text.startswith(RANDOM_PREFIX) and rest in _KNOWN:
+        return _Choice(text, _KNOWN[rest], None)
+    if name in _KNOWN and colon:
         path = Path(rest).expanduser()
-        return _Choice(path.stem, BASELINES[name], path)
+        return _Choice(path.stem, _KNOWN[name], path)
     if name in BASELINES:
         return _Choice(name, BASELINES[name], _released(BASELINES[name]))
     path = Path(text).expanduser()
@@ -143,13 +143,12 @@ def _of_file(path: Path) -> _Choice:
     if encoder is None:
         raise UserError(f"{path}: holds no weights of SAM or MedSAM (ViT-B, ViT-L or ViT-H).")
     digest = sha256_of(path)
-    for baseline in BASELINES.values():
-        if baseline.sha256 == digest:
+    alike = [baseline for baseline in _KNOWN.values() if baseline.encoder == encoder]
+    for baseline in alike:
+        says_so = baseline.family == "medsam" and "medsam" in path.name.lower()
+        if baseline.sha256 == digest or says_so:
             return _Choice(path.stem, baseline, path, state, digest)
-    if "medsam" in path.name.lower() and encoder == "vit_b":
-        return _Choice(path.stem, BASELINES["medsam_vit_b"], path, state, digest)
-    names = [b.name for b in BASELINES.values() if b.encoder == encoder]
-    forms = " or ".join(f"{name}:{path}" for name in names)
+    forms = " or ".join(f"{baseline.name}:{path}" for baseline in alike)
     raise UserError(
         f"{path}: none of the released files, so that nobody knows how its images are to be "
         f"prepared; say so as {forms}."
