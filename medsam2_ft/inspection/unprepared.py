@@ -7,8 +7,9 @@ from pathlib import Path
 from medsam2_ft.errors import UserError
 from medsam2_ft.intensity import apply_rule, rule_for_modality
 from medsam2_ft.io import file_stem, read_labels, read_volume
+from medsam2_ft.prepare.gray import rule_for_image
 from medsam2_ft.prepare.grid import on_image_grid
-from medsam2_ft.types import Case, IntensityRule, LabelVolume, Volume
+from medsam2_ft.types import Case, LabelVolume, Volume
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,10 @@ class Conversion:
             raise UserError(
                 f"{path}: is {volume.modality} by its header, not {modality}; leave --modality out"
             )
-        rule = self._rule(volume, modality)
+        try:
+            rule, _ = rule_for_image(volume.array, modality, self._window)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         labels = self._labels(path, volume)
         return Case(
             name=file_stem(path) if path.is_file() else path.name,
@@ -82,13 +86,6 @@ class Conversion:
             intensity=rule,
             is_video=volume.is_video,
         )
-
-    def _rule(self, volume: Volume, modality: str | None) -> IntensityRule:
-        """Colour, and CT that holds no Hounsfield units, is kept unless there is a window."""
-        kept = volume.array.ndim == 4 or (modality == "CT" and volume.array.dtype == "uint8")
-        if kept and self.window is None:
-            return IntensityRule("keep")
-        return rule_for_modality(modality, self._window, volume.array.dtype)
 
     def _labels(self, path: Path, volume: Volume) -> LabelVolume:
         if self.labels is None:

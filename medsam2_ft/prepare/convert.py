@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.intensity import apply_rule, rule_for_modality
+from medsam2_ft.intensity import apply_rule
 from medsam2_ft.io import file_suffix, read_volume
 from medsam2_ft.io.npz import read_case
 from medsam2_ft.io.orient import THICK_RATIO, Turn, thickest_axis, turn_for
+from medsam2_ft.prepare.gray import rule_for_image
 from medsam2_ft.prepare.labels import (
     Cleaned,
     NoLabelsError,
@@ -156,26 +157,10 @@ def _gray(
     array: NDArray[Any], settings: Settings, modality: str
 ) -> tuple[NDArray[np.uint8], IntensityRule, list[str]]:
     """The 0-255 image, the rule that made it, and notes."""
-    rule, notes = _rule(array, settings, modality)
+    rule, notes = rule_for_image(array, modality, settings.window)
     gray = apply_rule(array, rule)
     _check_contrast(gray, array, rule)
     return gray, rule, notes
-
-
-def _rule(
-    array: NDArray[Any], settings: Settings, modality: str
-) -> tuple[IntensityRule, list[str]]:
-    if array.ndim == 4:
-        if settings.window is not None:
-            raise UserError(
-                f"a colour image holds 0-255 already, so that --window {settings.window} cannot "
-                "apply; leave it out"
-            )
-        grayish = modality in ("CT", "MR", "PET")
-        return IntensityRule("keep"), [f"{modality} in colour: kept as it is"] if grayish else []
-    if modality == "CT" and settings.window is None and array.dtype == np.uint8:
-        return IntensityRule("keep"), ["CT of type uint8 holds no Hounsfield units: kept as it is"]
-    return rule_for_modality(modality, settings.window, array.dtype), []
 
 
 def _check_contrast(gray: NDArray[np.uint8], source: NDArray[Any], rule: IntensityRule) -> None:
@@ -209,8 +194,13 @@ def _turn(source: Volume, settings: Settings) -> tuple[Turn, list[str]]:
 
 
 def _details(case: Case, cleaned: Cleaned, notes: Sequence[str]) -> dict[str, Any]:
+    merged = dict(cleaned.merged)
+    for label, ids in cleaned.instances.items():
+        if label in merged:
+            merged |= dict.fromkeys(ids, merged[label])
     labels = [
         {"id": label, "name": case.label_names.get(label), "voxels": voxels, "map": number}
+        | ({"merged": list(merged[label])} if label in merged else {})
         for number, counts in enumerate(cleaned.counts)
         for label, voxels in counts.items()
     ]
