@@ -1,5 +1,6 @@
 """From the values of a mask to label maps, by the rules that ``LabelValues`` documents."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +14,9 @@ from medsam2_ft.io.label_values import ZERO_LABEL, LabelValues
 from medsam2_ft.io.mask_colours import by_legend, colour_counts, describe_colours
 from medsam2_ft.io.pack import pack_masks
 from medsam2_ft.types import Geometry
+
+ONE_COLOUR = re.compile(r"colour (#[0-9a-f]{6}) is label 1")
+"""The note that the only colour of a file was taken for label 1."""
 
 _DARK, _BRIGHT = 32, 223
 _MIDDLE = 127.5

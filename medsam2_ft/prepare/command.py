@@ -203,14 +203,12 @@ def prepare_inputs(
         }
         write_manifest(out, result.manifest, lists, work.veil, __version__)
         tidy(out)
-    _report(inputs, work, result, lists["same_images"], out)
+    _report(work, result, lists["same_images"], out)
     _complain(result.current, out)
     return _summary(out, result, time.monotonic() - started)
 
 
-def _report(
-    inputs: Sequence[Input], work: Work, result: Result, same: Sequence[Sequence[str]], out: Path
-) -> None:
+def _report(work: Work, result: Result, same: Sequence[Sequence[str]], out: Path) -> None:
     print_summary(
         result.current,
         len(result.ready),
@@ -221,13 +219,7 @@ def _report(
             "kept from other inputs": result.earlier,
             "cases with the same image, kept in one split": [" = ".join(names) for names in same],
         },
-        warnings_about(
-            result.current,
-            {
-                "drop_labels": [i for entry in inputs for i in entry.drop_labels or ()],
-                "instances_of": [i for entry in inputs for i in entry.instances_of or ()],
-            },
-        ),
+        warnings_about(result.current, [job.settings.cleanup for job in work.jobs]),
         str(out),
     )
 

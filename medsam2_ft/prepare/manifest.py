@@ -42,7 +42,7 @@ class Record:
         shape: Of the image.
         spacing_mm: (z, y, x).
         intensity: The rule that made the 0-255 values.
-        labels: Per label id, name and voxel count.
+        labels: Per label id, name and voxel count, and the ids that it was merged from.
         dropped: What the label clean-up removed.
         notes: What a user should know about this case.
     """

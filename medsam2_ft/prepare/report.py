@@ -1,13 +1,14 @@
 """What prepare says on the terminal: progress while it works, and a summary."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from medsam2_ft.entry import printable
-from medsam2_ft.prepare.cleanup import DROP_RULES, INSTANCE_BASE
+from medsam2_ft.io.mask_values import ONE_COLOUR
+from medsam2_ft.prepare.cleanup import DROP_RULES, INSTANCE_BASE, Cleanup
 from medsam2_ft.prepare.manifest import Record
 from medsam2_ft.prepare.splits import SPLITS
 
@@ -162,33 +163,66 @@ def _dropped(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
             yield rule, f"{objects} objects, {voxels} voxels of labels {labels}"
 
 
-def warnings_about(
-    records: Sequence[Record], requested: Mapping[str, Sequence[int] | None]
-) -> list[str]:
+def warnings_about(records: Sequence[Record], rules: Iterable[Cleanup]) -> list[str]:
     """Lists what a user should look at.
 
     Args:
         records: Records of this input.
-        requested: Label ids by the option that names them.
+        rules: The label clean-up of its cases.
 
     Returns:
-        One line per finding: an option that names a label which no case has, a label id that has
-        different names in different cases, and a missing validation or training split.
+        One line per finding: a rule that names a label which no case has, a label id that has
+        different names in different cases, colours that were taken for one label, and a missing
+        validation or training split.
     """
     written = [record for record in records if record.status == "written"]
-    found = []
-    present = {entry["id"] for record in written for entry in record.labels}
-    present |= {drop["label"] for record in written for drop in record.dropped}
-    present |= {label // INSTANCE_BASE for label in present}
-    for option, labels in requested.items():
-        absent = sorted(set(labels or ()) - present)
-        if absent and written:
-            found.append(f"--{option} names labels that no case has: {absent}")
-    found += _name_conflicts(written)
+    if not written:
+        return []
+    found = [*_absent_labels(written, rules), *_name_conflicts(written), *_colours(written)]
     for split, use in (("val", "to select the best model by"), ("train", "to train on")):
-        if written and not any(record.split == split for record in written):
+        if not any(record.split == split for record in written):
             found.append(f"no case is in {split}; there is nothing {use}")
     return found
+
+
+def _absent_labels(records: Sequence[Record], rules: Iterable[Cleanup]) -> Iterator[str]:
+    """Rules with ids of which no case has a label: mistyped, most often."""
+    dropped = {drop["label"] for record in records for drop in record.dropped}
+    present = {entry["id"] for record in records for entry in record.labels} | dropped
+    present |= {label // INSTANCE_BASE for label in present}
+    in_files = present.copy()
+    for record in records:
+        for entry in record.labels:
+            in_files.update(entry.get("merged", ()))
+    named: dict[str, set[int]] = defaultdict(set)
+    for rule in rules:
+        named["drop_labels"] |= set(rule.drop_labels) - in_files
+        named["keep"] |= set(rule.keep or ()) - in_files
+        named["instances_of"] |= set(rule.instances_of) - present
+        named["ids_by_name"] |= set(rule.ids_by_name.values()) - present
+        for new, ids in rule.merge.items():
+            if new not in dropped:  # else nothing tells what it was made of
+                named["merge"] |= set(ids) - in_files
+    for option, labels in named.items():
+        if labels:
+            yield f"{option} names labels that no case has: {sorted(labels)}"
+
+
+def _colours(records: Sequence[Record]) -> Iterator[str]:
+    """Files of one input whose only colour, always taken for label 1, is not the same."""
+    first: dict[str, dict[str, str]] = defaultdict(dict)
+    for record in records:
+        for note in record.notes:
+            match = ONE_COLOUR.fullmatch(note)
+            if match:
+                first[record.root].setdefault(match[1], record.name)
+    for colours in first.values():
+        if len(colours) > 1:
+            shown = ", ".join(f"{colour} in {name}" for colour, name in list(colours.items())[:3])
+            yield (
+                f"{len(colours)} colours became label 1 ({shown}); if they mean different things, "
+                "list them as 'values: {legend: ...}' in --label_rules"
+            )
 
 
 def _name_conflicts(records: Sequence[Record]) -> list[str]:

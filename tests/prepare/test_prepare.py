@@ -406,6 +406,6 @@ class TestBadInput:
         write_set(tmp_path, ["a"])
         run(tmp_path, out, drop_labels=[2, 44])
         said = capsys.readouterr().out
-        assert "--drop_labels names labels that no case has: [44]" in said
+        assert "drop_labels names labels that no case has: [44]" in said
         assert "no case is in val" in said
         assert "drop_labels dropped 1 objects, 168 voxels of labels [2]" in said
