@@ -73,7 +73,7 @@ def _numbered(header: Path, pattern: str) -> Iterator[str]:
     if len(pieces) != 2 or "%" in "".join(pieces):
         raise _refused(header, pattern, "is no pattern of numbered files")
     before, after = pieces
-    _check_place(header, before + after)
+    _check_place(header, pattern)
     folder = (header.parent / f"{before}x").parent
     fits = re.compile(re.escape(PurePosixPath(f"{before}x").name[:-1]) + r"\d+" + re.escape(after))
     names = [path.name for path in folder.glob("*") if fits.fullmatch(path.name)]
