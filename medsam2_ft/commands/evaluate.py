@@ -84,11 +84,7 @@ def evaluate(
         raise UserError("--out is missing; give a folder for the results")
     if not models:
         raise UserError("--models is missing; give names or files, such as sam2.1_hiera_tiny")
-    for name, value in (("workers", workers), ("limit", limit), ("image_size", image_size)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}; it must be at least 1")
-    if overlays < 0:
-        raise UserError(f"--overlays is {overlays}; it must be 0 or more")
+    _check_numbers(workers=workers, limit=limit, image_size=image_size, overlays=overlays)
 
     from medsam2_ft.benchmarking.cases import find_sources, parse_shard
     from medsam2_ft.benchmarking.contenders import line_up
@@ -121,6 +117,18 @@ def evaluate(
     )
     print(f"results in {out}: see summary.md" if part is None else f"results in {out}")
     fail_for(run)
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    """Refuses counts below 1; no overlays are fine.
+
+    Raises:
+        UserError: Names the option.
+    """
+    for name, value in numbers.items():
+        least = 0 if name == "overlays" else 1
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}; it must be at least {least}")
 
 
 def chosen(option: str, given: "Sequence[str]", known: "Sequence[Choice]") -> "list[Choice]":
