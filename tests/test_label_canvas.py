@@ -105,6 +105,20 @@ def test_disjoint_objects_share_a_map_and_big_ids_widen_it() -> None:
     assert (only[1, :4] == 300).all()
 
 
+def test_an_object_moves_where_all_of_it_is_free() -> None:
+    """On frame 1 object 3 meets object 1; it met object 2, of the second map, on frame 0."""
+    three = [ObjectPrompt.from_box(i, 0, BOX, (0, 1)) for i in (1, 2, 3)]
+    canvas = LabelCanvas((2, 8, 8), three, 0, "keep")
+    logits = np.full((2, 3, 8, 8), -1, np.float32)
+    logits[0, 0, :4] = logits[0, 1, 2:6] = logits[0, 2, 5:] = 1
+    logits[1, 0, :4] = logits[1, 2, 3:] = 1
+    for frame in (0, 1):
+        canvas.draw(frame, [1, 2, 3], logits[frame])
+    assert [np.unique(m).tolist() for m in canvas.maps] == [[0, 1], [0, 2], [0, 3]]
+    for row, label_map in enumerate(canvas.maps):
+        assert np.array_equal(label_map > 0, logits[:, row] > 0)
+
+
 def test_without_objects_the_map_is_empty() -> None:
     (empty,) = LabelCanvas((2, 8, 8), [], 0, "largest_logit").maps
     assert (empty.dtype, empty.any()) == (np.uint8, False)
