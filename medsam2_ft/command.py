@@ -63,9 +63,11 @@ class CommandParser(OneLineParser):
         return action
 
 
-def _is_texts(annotation: Any) -> bool:
-    """Whether an option is a list of texts, or None."""
-    return list[str] in (annotation, *get_args(annotation))
+def _item_of_list(annotation: Any) -> type | None:
+    """What an option that is a list of texts or of whole numbers holds; None for all others."""
+    items: dict[Any, type] = {list[str]: str, list[int]: int}
+    kinds = (annotation, *get_args(annotation))
+    return next((items[kind] for kind in kinds if kind in items), None)
 
 
 def build_parser(function: Callable[..., object], prog: str) -> CommandParser:
@@ -74,7 +76,7 @@ def build_parser(function: Callable[..., object], prog: str) -> CommandParser:
     Args:
         function: Typed function with a Google docstring. Required positional parameters become
             positional arguments (a first one that is a list takes several), everything else
-            options, those that are lists of texts with one or more values, once or repeatedly;
+            options, those that are lists with one or more values, once or repeatedly;
             ``--config`` reads values from YAML.
         prog: How the user calls the command, such as ``medsam2-ft prepare``.
 
@@ -92,10 +94,14 @@ def build_parser(function: Callable[..., object], prog: str) -> CommandParser:
         if position == 0 and get_origin(parameter.annotation) is list:
             (item,) = get_args(parameter.annotation)
             parser.add_argument(name, type=item, nargs="+", help=helps.get(name))
-        elif parameter.kind is parameter.KEYWORD_ONLY and _is_texts(parameter.annotation):
-            default = parameter.default
+        elif kind := _item_of_list(parameter.annotation):
             parser.add_argument(
-                f"--{name}", nargs="+", action="extend", default=default, help=helps.get(name)
+                f"--{name}",
+                type=kind,
+                nargs="+",
+                action="extend",
+                default=parameter.default,
+                help=helps.get(name),
             )
         else:
             continue

@@ -15,6 +15,11 @@ EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 # on the command line, and as a key in a YAML file
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (?:[^-\s]\S* )*--?([^-\s]\S*)")
+# "Does not validate ... Subtypes: [list[int], NoneType] Errors: ... Given value: 3"
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)(?:, NoneType)?\] "
+    r"Errors: .* Given value type: \w+ Given value: (.*?)(?=; see |$)"
+)
 _UNKNOWN_KEY = re.compile(r"[Oo]ption '([\w.]+)'(?: is not accepted|$)")
 
 
@@ -57,7 +62,8 @@ def one_line(error: BaseException) -> str:
     """
     text = " ".join(printable(error).split()) or type(error).__name__
     text = re.sub(r'Parser key "([^"]+)":', r"--\1:", text)
-    return re.sub(r"<class '([\w.]+)'>|typing\.(\w)", r"\1\2", text)
+    text = re.sub(r"<class '([\w.]+)'>|typing\.(\w)", r"\1\2", text)
+    return _UNION.sub(r"Expected a \1. Got value: \2", text)
 
 
 def explain_unknown_option(message: str, known: Iterable[str]) -> str:

@@ -156,7 +156,7 @@ class TestCommands:
 
 class TestRunCommand:
     def test_positionals_flags_and_lists(self) -> None:
-        args = ["there", "--size", "512", "--overwrite", "--no_keep", "--labels", "[1,3]"]
+        args = ["there", "--size", "512", "--overwrite", "--no_keep", "--labels", "1", "3"]
         run_command(sample, "prog sample", args)
         assert sample.got == (Path("there"), 512, True, False, [1, 3])
 
@@ -247,6 +247,14 @@ class TestRun:
         assert capsys.readouterr().err == said
         assert run(lambda: run_command(sample, "prog", ["a", "--labels", "[liver]"])) == 2
         assert "<class" not in capsys.readouterr().err
+
+    def test_optional_choices_are_put_in_words(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def command(kind: Literal["CT", "MR"] | None = None) -> None:
+            """A command."""
+
+        assert run(lambda: run_command(command, "prog", ["--kind", "OCTT"])) == 2
+        said = "error: --kind: Expected a Literal['CT', 'MR']. Got value: OCTT; see prog --help\n"
+        assert capsys.readouterr().err == said
 
     def test_interrupt(self, capsys: pytest.CaptureFixture[str]) -> None:
         def stop() -> None:

@@ -94,7 +94,7 @@ def prepare(
         channel: Which channel or time point of 4-D images is taken, from 0.
         video: The third axis of volumes is time, as in NIfTI files of ultrasound sequences.
         drop_labels: Label ids that become background.
-        instances_of: Label ids whose separate objects become labels of their own, such as [2].
+        instances_of: Label ids whose separate objects become labels of their own.
         min_voxels_3d: Drop connected objects with fewer voxels.
         min_pixels_2d: Drop parts of a label in a slice with fewer pixels.
         image_glob: Which files below IMAGES are images, such as '**/*_ct.nii.gz', or a pattern with
