@@ -143,10 +143,11 @@ def read_run(folder: Path) -> Run:
         return merge_shards(folder)
     plan = read_plan(folder)
     records = newest(r for r in Journal(folder).read() if plan.is_about(r))
-    return Run(plan, records, _unfinished(folder.name, plan, records))
+    return Run(plan, records, unfinished(folder.name, plan, records))
 
 
-def _unfinished(name: str, plan: Plan, records: Sequence[Record]) -> list[str]:
+def unfinished(name: str, plan: Plan, records: Sequence[Record]) -> list[str]:
+    """Returns a line where results of the plan are missing."""
     missing = len(plan.expected() - {record.key for record in records})
     if not missing:
         return []

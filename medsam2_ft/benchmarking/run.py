@@ -22,6 +22,7 @@ from medsam2_ft.benchmarking.folder import (
     missing_shards,
     read_plan,
     shard_folder,
+    unfinished,
     write_plan,
 )
 from medsam2_ft.benchmarking.jobs import Job, run_job
@@ -153,7 +154,7 @@ def _evaluate(request: Request, folder: Path) -> Run:
     records = newest([*known, *done])
     plan = replace(plan, complete=plan.expected() <= {record.key for record in records})
     write_plan(folder, plan)
-    return Run(plan, records)
+    return Run(plan, records, unfinished(request.out.name, plan, records))
 
 
 def _checksums(cases: Sequence[CaseSource]) -> dict[CaseKey, str]:
