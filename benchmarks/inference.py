@@ -12,6 +12,7 @@ size. Ratios are of CPU time, which other work on the machine changes less than 
 
 The floor is the encoder's arithmetic at the speed of a large matrix product. Peak memory is that of
 a fresh process for 40 and 400 slices (Linux), with a miniature SAM2 at 256 (inference_memory.py).
+``--plan`` and ``--memory_depths`` may be empty.
 
 Without ``--weights``, the export of `medsam2-ft demo` is used where it lies in runs/demo, else
 random weights that always see an object.
@@ -207,11 +208,17 @@ def compare(
 
 def memory(depths: Sequence[int], side: int) -> dict[str, Any]:
     """Peak memory for several depths, a fresh process each."""
-    script, results = Path(__file__).with_name("inference_memory.py"), {}
-    for depth in depths:
-        command = [sys.executable, str(script), str(depth), str(side)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        results[str(depth)] = json.loads(done.stdout.splitlines()[-1])
+    script = str(Path(__file__).with_name("inference_memory.py"))
+    results: dict[str, Any] = {}
+    for prompts in ("together", "apart"):
+        for depth in depths:
+            command = [sys.executable, script, str(depth), str(side), prompts]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            row = results.setdefault(prompts, {})[str(depth)] = json.loads(done.stdout)
+            print(
+                f"prompts {prompts}, {depth} slices: peak {row['beside_arrays_mb']:.0f} MB beside "
+                f"input and output, {row['growth_mb']:.0f} MB of them since the call"
+            )
     return results
 
 
@@ -260,12 +267,6 @@ def main() -> None:
         result["sizes"][str(size)] = row
     print(f"weights: {result.get('weights')}")
     result["memory"] = memory(args.memory_depths, args.side)
-    for depth, row in result["memory"].items():
-        print(
-            f"{depth} slices: peak {row['beside_arrays_mb']:.0f} MB beside input and output, ",
-            end="",
-        )
-        print(f"{row['growth_mb']:.0f} MB more than before the call beside the output")
     if args.json is not None:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
