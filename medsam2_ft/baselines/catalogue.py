@@ -16,7 +16,7 @@ class Baseline:
         family: How images and masks are treated: ``sam`` or ``medsam``.
         encoder: Of the image: ``vit_b``, ``vit_l``, ``vit_h`` or ``tiny_test``.
         checkpoint: Name of its file in the checkpoint folder; None where nothing is released.
-        url: Where the file, or the page that leads to it, is published.
+        url: Where the file is published.
         sha256: Checksum of the file, hexadecimal; None where none is published.
     """
 
@@ -54,7 +54,7 @@ _ALL: Final = (
         "medsam",
         "vit_b",
         "medsam_vit_b.pth",
-        "https://zenodo.org/records/10689643",
+        "https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
     ),
 )
 BASELINES: Final[Mapping[str, Baseline]] = {baseline.name: baseline for baseline in _ALL}

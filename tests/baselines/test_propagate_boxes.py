@@ -175,3 +175,14 @@ def test_a_slice_too_narrow_for_sam_is_refused(shaken: Callable[..., SliceModel]
     with pytest.raises(UserError, match="1 x 400 pixels is too narrow"):
         list(propagate_boxes(shaken("sam_tiny_test"), narrow, [box]))
     assert len(list(propagate_boxes(shaken("medsam_tiny_test"), narrow, [box]))) == 3
+
+
+@pytest.mark.parametrize("name", ["sam_tiny_test", "medsam_tiny_test"])
+def test_bfloat16_is_near_float32(name: str, shaken: Callable[..., SliceModel]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1, *HW), dtype=np.uint8)
+    model, single = shaken(name), [prompt(1, 0, (0, 0))]
+    (exact,) = propagate_boxes(model, noise, single)
+    (half,) = propagate_boxes(model, noise, single, dtype=torch.bfloat16)
+    assert half.logits.dtype == torch.float32
+    span = exact.logits.max() - exact.logits.min()
+    assert 0 < (half.logits - exact.logits).abs().max() < 0.1 * span
