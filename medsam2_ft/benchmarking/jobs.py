@@ -143,7 +143,7 @@ def run_job(job: Job) -> Record:
         return replace(record, reason=" ".join(str(error).split()))
     except (MemoryError, torch.OutOfMemoryError) as error:
         return replace(record, reason=f"not enough memory ({type(error).__name__})")
-    except Exception as error:
+    except Exception as error:  # a defect: it passes, and says where it happened
         error.add_note(f"in case {job.case.path}, model {job.contender.name}, {job.strategy}")
         raise
     return replace(
