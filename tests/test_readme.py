@@ -150,7 +150,8 @@ def test_commands_run_as_printed(workspace: Path) -> None:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert list((workspace / "cases").rglob("case_*.npz"))
     assert list((workspace / "polyps").rglob("*.npz"))
-    for path in ("runs/first/exports/best.pt", "runs/first/metrics.csv", "last.pt", "last.json"):
+    files = "runs/first/exports/best.pt", "runs/first/metrics.csv", "last.pt", "last.json"
+    for path in (*files, "organ.nii.gz", "organ.png", "runs/report/summary.md"):
         assert (workspace / path).is_file(), path
     assert list((workspace / "runs" / "tracked").rglob("*.wandb"))
 
