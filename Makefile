@@ -87,7 +87,7 @@ bench: install  ## measure speed and memory of this machine
 	@$(PY) benchmarks/prepare.py --json benchmarks/results/prepare.json
 	@$(PY) benchmarks/inference.py --json benchmarks/results/inference.json
 
-# Hours on two cores; every finished run is kept (runs/transfer) and not repeated.
+# An hour on two cores; every finished run is kept (runs/transfer) and not repeated.
 bench-transfer: install  ## compare training recipes on patients never trained on
 	@mkdir -p benchmarks/results
 	@$(PY) benchmarks/transfer.py --json benchmarks/results/transfer.json

@@ -111,13 +111,17 @@ def print_table(result: dict[str, Any]) -> None:
         for metric in ("2D DSC", "3D DSC"):
             own = row.get(metric, {})
             cells += [cell(own.get("mean")), cell(own.get("minus_ours"), "+")]
-        print(" | ".join(["|", *cells, cell(row.get("3D NSD", {}).get("mean")), "|"]).strip())
+        cells.append(cell(row.get("3D NSD", {}).get("mean")))
+        print(f"| {' | '.join(cells)} |")
     print()
-    print("| trial | " + " | ".join(f"{m} {k}" for k in ("2D", "3D") for m in ("CT", "MR", "PET")))
+    columns = [f"{m} {k}" for k in ("2D", "3D") for m in ("CT", "MR", "PET")]
+    print(f"| trial | {' | '.join(columns)} |")
+    print("| --- " * (1 + len(columns)) + "|")
     for trial, row in result["trials"].items():
         means = [
             row.get(metric, {}).get("by_modality", {}).get(m)
             for metric in ("2D DSC", "3D DSC")
             for m in ("CT", "MR", "PET")
         ]
-        print(f"| {trial} | " + " | ".join("" if v is None else f"{v:.3f}" for v in means) + " |")
+        texts = ["" if v is None else f"{v:.3f}" for v in means]
+        print(f"| {trial} | {' | '.join(texts)} |")
