@@ -57,6 +57,8 @@ def data_files(header: Path) -> tuple[Path, ...]:
 def _named(header: Path, value: str, rest: bytes) -> Sequence[str]:
     """The names that a field gives: one, a list in the lines that follow, or a pattern."""
     value = value.strip()
+    if not value:
+        raise _refused(header, value, "has no name")
     if value.upper() == "LOCAL":
         return ()
     if value.upper().split()[0] == "LIST":

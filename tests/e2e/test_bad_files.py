@@ -117,7 +117,7 @@ def test_export_of_another_version_is_named(
     content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
     torch.save(content | {"medsam2_ft": {"variant": "x"}}, tmp_path / "old.ckpt")
     line = refused(command("export", tmp_path / "old.ckpt"))
-    assert_says(line, "old.ckpt", "another version", "export it with that version")
+    assert_says(line, "old.ckpt", "another version", "export it again with that version")
     assert list(listing(tmp_path)) == ["old.ckpt"]
 
 

@@ -120,6 +120,13 @@ def without_spacing(path: Path, array: np.ndarray) -> None:
     path.write_bytes(path.read_bytes().replace(b"Spacing = 1 1 2", b"Spacing = 1 1 0"))
 
 
+def elsewhere(path: Path, array: np.ndarray) -> None:
+    """A grid that the labels do not touch."""
+    image = sitk.GetImageFromArray(array[:-1])
+    image.SetOrigin((0, 0, 5000))
+    sitk.WriteImage(image, str(path))
+
+
 def cut_mha(path: Path, array: np.ndarray) -> None:
     write_mha(path, array)
     path.write_bytes(path.read_bytes()[:-2000])
@@ -127,7 +134,7 @@ def cut_mha(path: Path, array: np.ndarray) -> None:
 
 HU = IMGS.astype(np.float32) - 100
 BAD_SCANS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "grid": (lambda p: write_mha(p, HU[:-1]), "shape", "resample the labels"),
+    "grid": (lambda p: elsewhere(p, HU), "no label lies", "give the label file of this image"),
     "nan": (lambda p: write_mha(p, np.where(HU > 0, np.nan, HU)), "NaN", "numpy.nan_to_num"),
     "four_axes": (lambda p: write_mha(p, np.stack([HU, HU])), "4-D", "pick one"),
     "truncated": (lambda p: cut_mha(p, HU), "images/bad.mha", "copy"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from sam2.build_sam import build_sam2
 from training_process import train
 
 from medsam2_ft.data.datamodule import SliceDataModule
-from medsam2_ft.io.npz import read_case
+from medsam2_ft.io.npz import read_case, write_case
 from medsam2_ft.prepare import prepare
 from medsam2_ft.weights import VARIANTS, load_state
 
@@ -72,11 +73,15 @@ def volume_scores(run: Path) -> list[dict[str, str]]:
 
 
 def split_in_two(case_folder: Path, data: Path) -> None:
-    """One scan serves as training and as validation set: this is about the path, not the score."""
+    """Trains on the mirror image of the scan that validates: about the path, not the score."""
     source = next(case_folder.rglob("*.npz"))
     for split in ("train", "val"):
         (data / split).mkdir(parents=True)
-        shutil.copy(source, data / split / f"{source.stem}_{split}.npz")
+    shutil.copy(source, data / "val" / source.name)
+    case = read_case(source)
+    maps = tuple(label_map[:, :, ::-1] for label_map in case.label_maps)
+    mirrored = replace(case, image=case.image[:, :, ::-1], label_maps=maps)
+    write_case(data / "train" / f"{source.stem}_mirrored.npz", mirrored)
 
 
 @pytest.mark.parametrize("name", SCANS)
