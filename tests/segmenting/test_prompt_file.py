@@ -114,3 +114,12 @@ def test_other_files(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_bytes(b"\xff\xfe[")
     with pytest.raises(UserError, match="UTF-8"):
         read_prompt_file(tmp_path / "p.json", "voxels", "lps")
+
+
+def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "segment.md").read_text()
+    blocks = text.split("### Prompt files")[1].split("```")
+    of_json = read(tmp_path / "p.json", blocks[1].removeprefix("json\n"))
+    of_csv = read(tmp_path / "p.csv", blocks[3].lstrip("\n"))
+    assert [prompt.kind for prompt in of_json] == ["box2d", "box3d", "point3d"]
+    assert [_facts(prompt) for prompt in of_csv] == [_facts(of_json[0]), _facts(of_json[2])]
