@@ -1,7 +1,7 @@
 """Relates given prompts to an image: from voxels or millimetres to frames, columns and rows."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -254,8 +254,3 @@ def _frame(prompt: Given, corners: NDArray[np.float64]) -> int:
     if prompt.units == "voxels" and float(frames[0]) != int(frames[0]):
         raise UserError(f"{prompt.where}: slice {frames[0]:g} is no whole number")
     return round(float(frames.mean()))
-
-
-def spans_of(prompts: Sequence[ObjectPrompt]) -> Mapping[int, tuple[int, int]]:
-    """Returns the range of every object."""
-    return {prompt.object_id: prompt.z_range for prompt in prompts}
