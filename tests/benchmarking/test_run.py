@@ -119,7 +119,8 @@ def test_ctrl_c_in_a_process(
     assert process.returncode == 130
     kept = len(Journal(out).read())
     assert 2 <= kept < 40
-    assert f"{kept} of 40 results are finished" in rest
+    # a result that was being written when the signal came may be kept without being counted
+    assert any(f"{count} of 40 results are finished" in rest for count in (kept, kept - 1))
 
 
 def test_awkward_cases_are_listed(
