@@ -1,12 +1,14 @@
 """Which cases train, which validate, which test."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.npz import find_cases
+from medsam2_ft.prepare.leakage import families
+from medsam2_ft.prepare.manifest import MANIFEST, read_manifest
 from medsam2_ft.prepare.splits import split_groups
 
 Split = Literal["train", "val", "test"]
@@ -21,7 +23,8 @@ def find_splits(
 
     In this order: subfolders ``train``, ``val``, ``test``; a file ``splits.json`` (split -> names);
     a draw by case with ``seed``. Where there is ``train`` but no ``val`` (or ``test``), cases of
-    ``train`` are drawn for it.
+    ``train`` are drawn for it; those of one patient, or with the same image, stay together where
+    the folder's manifest says so.
 
     Args:
         data_dir: The data folder.
@@ -42,6 +45,7 @@ def find_splits(
         found: dict[Split, list[Path]] = {split: find_cases(data_dir / split) for split in folders}
         drawn = _draw(
             found.get("train", []),
+            _patients(data_dir),
             val_share=0.0 if "val" in found else val_share,
             test_share=0.0 if "test" in found else test_share,
             seed=seed,
@@ -49,16 +53,27 @@ def find_splits(
         return drawn | {split: paths for split, paths in found.items() if split != "train"}
     if (data_dir / SPLITS_FILE).is_file():
         return _listed(data_dir / SPLITS_FILE, find_cases(data_dir))
-    return _draw(find_cases(data_dir), val_share=val_share, test_share=test_share, seed=seed)
+    return _draw(find_cases(data_dir), {}, val_share=val_share, test_share=test_share, seed=seed)
+
+
+def _patients(data_dir: Path) -> dict[str, str]:
+    """Which cases of a prepared folder stay together, by name; empty without a manifest."""
+    if not (data_dir / MANIFEST).is_file():
+        return {}
+    return families(read_manifest(data_dir).records.values())
 
 
 def _draw(
-    paths: Sequence[Path], *, val_share: float, test_share: float, seed: int
+    paths: Sequence[Path],
+    patients: Mapping[str, str],
+    *,
+    val_share: float,
+    test_share: float,
+    seed: int,
 ) -> dict[Split, list[Path]]:
-    names = split_groups(
-        [path.stem for path in paths], val_share=val_share, test_share=test_share, seed=seed
-    )
-    return {split: [path for path in paths if names[path.stem] == split] for split in SPLITS}
+    groups = {path: patients.get(path.stem, path.stem) for path in paths}
+    drawn = split_groups(groups.values(), val_share=val_share, test_share=test_share, seed=seed)
+    return {split: [path for path in paths if drawn[groups[path]] == split] for split in SPLITS}
 
 
 def _listed(file: Path, paths: Sequence[Path]) -> dict[Split, list[Path]]:

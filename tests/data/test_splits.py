@@ -3,10 +3,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
+import synthetic
 
 from medsam2_ft.data.splits import find_splits
 from medsam2_ft.errors import UserError
+from medsam2_ft.prepare import prepare
 
 MakeCase = Callable[..., Path]
 
@@ -90,3 +94,20 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
         names(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no \.npz"):
         names(tmp_path)
+
+
+def test_cases_with_the_same_image_are_drawn_together(tmp_path: Path) -> None:
+    """A prepared folder without val: its manifest says which cases belong together."""
+    images, labels, out = tmp_path / "images", tmp_path / "labels", tmp_path / "out"
+    for name, seed in (("a", 1), ("b", 2), ("c", 3), ("copy_of_a", 1)):
+        imgs, gts = synthetic.make_volume((3, 24, 24), labels=(1,), seed=seed)
+        for folder, array in ((images, imgs), (labels, gts)):
+            folder.mkdir(exist_ok=True)
+            image = nibabel.Nifti1Image(array.T.astype(np.int16), np.eye(4))
+            image.to_filename(folder / f"{name}.nii")
+    prepare(images, labels, out, modality="MR", val_share=0.0, workers=1)
+    for seed in range(8):
+        found = find_splits(out, val_share=0.5, test_share=0.0, seed=seed)
+        held = {path.stem for path in found["val"]}
+        assert 1 <= len(held) < 4
+        assert ("a" in held) == ("copy_of_a" in held)
