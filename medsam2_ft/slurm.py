@@ -4,9 +4,9 @@ Facts about SLURM (22.05) that this rests on:
 
 * the processes of a job get SIGTERM at its time limit, when it is pre-empted, and from `scancel`;
   ``scontrol show job`` tells them apart, by ``PreemptTime`` and ``Reason``;
-* ``JobState`` hides more than it tells: a job that is being ended is COMPLETING, whatever the cause;
-* one task of a job array has the whole array's id as its SLURM_JOB_ID: requeueing that would requeue
-  all tasks.
+* ``JobState`` is COMPLETING for every job that is being ended, whatever the cause;
+* one task of a job array has the whole array's id as its SLURM_JOB_ID, and all tasks would be
+  requeued by that.
 """
 
 import os
@@ -33,7 +33,7 @@ class Requeue:
 
 
 def job_id(environment: Mapping[str, str] | None = None) -> str | None:
-    """Returns the id that ``scontrol`` knows this job by, ``12`` or ``12_3``; None outside SLURM."""
+    """Returns the id that ``scontrol`` takes, ``12`` or ``12_3``; None outside SLURM."""
     env = os.environ if environment is None else environment
     if "SLURM_ARRAY_JOB_ID" in env and "SLURM_ARRAY_TASK_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"

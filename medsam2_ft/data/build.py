@@ -129,7 +129,7 @@ def _outcomes(
 
 
 def _set_up_worker() -> None:
-    """Ends this worker with its parent and not before; it would wait for work for ever otherwise."""
+    """Ends this worker with its parent, for it would wait for work for ever, and not before."""
     ignore_stop_signals()
     parent = multiprocessing.parent_process()
     if parent is None:

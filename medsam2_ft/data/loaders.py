@@ -59,8 +59,8 @@ def check_trainer(trainer: Trainer | None) -> None:
 def _set_up_worker(worker_id: int) -> None:
     """Workers are the parallelism; threads within each would fight for the same cores.
 
-    Schedulers send their signals to the whole group. The training finishes its batch first and needs its
-    workers for that; they end when it tells them, or when it is gone.
+    Schedulers signal the whole group. The training finishes its batch first and needs its workers
+    for that; they end when it tells them, or when it is gone.
     """
     ignore_stop_signals()
     cv2.setNumThreads(0)
