@@ -1,23 +1,21 @@
 """Runs ``train.py`` in processes that can be killed, without paying for the imports every time.
 
 A fork server imports Lightning and the package once; every run is a fork of it. ``killed_at`` names
-the moment at which the process sends itself SIGKILL (SIGTERM for ``terminated_in_volumes``).
+the moment at which the process sends itself SIGKILL, ``signalled_at`` a function before whose n-th
+call it sends itself a signal that it can handle.
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-Moment = Literal[
-    "batch",
-    "checkpoint_write",
-    "checkpoint_written",
-    "before_validation",
-    "terminated_in_volumes",
-]
+Moment = Literal["batch", "checkpoint_write", "checkpoint_written", "before_validation"]
+# ``module:attribute[.attribute]`` of the function, which of its calls (from 0), and the signal.
+Signalled = tuple[str, int, signal.Signals]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["medsam2_ft.cli", "monai.losses", "training_process"])
@@ -27,6 +25,7 @@ def start(
     args: list[str],
     *,
     killed_at: tuple[Moment, int] | None = None,
+    signalled_at: Sequence[Signalled] = (),
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
     probe: Path | None = None,
@@ -36,7 +35,9 @@ def start(
     With ``probe`` it trains by plain SGD and saves what the first optimiser step used there.
     """
     process = _context.Process(
-        target=_run, args=(args, killed_at, dict(environment or {}), log, probe), daemon=False
+        target=_run,
+        args=(args, killed_at, signalled_at, dict(environment or {}), log, probe),
+        daemon=False,
     )
     process.start()
     return process
@@ -53,6 +54,7 @@ def train(args: list[str], **options: Any) -> int:
 def _run(
     args: list[str],
     killed_at: tuple[Moment, int] | None,
+    signalled_at: Sequence[Signalled],
     environment: dict[str, str],
     log: Path | None,
     probe: Path | None,
@@ -71,6 +73,8 @@ def _run(
     sys.argv = sys.argv[:1]
     if killed_at is not None:
         _arrange_kill(*killed_at)
+    for moment in signalled_at:
+        _arrange_signal(*moment)
     if probe is not None:
         _arrange_probe(probe)
     from medsam2_ft.cli import main
@@ -96,7 +100,6 @@ def _arrange_kill(moment: Moment, count: int) -> None:
         "checkpoint_write": _kill_in_checkpoint_write,
         "checkpoint_written": _kill_behind_checkpoint_write,
         "before_validation": _kill_before_validation,
-        "terminated_in_volumes": _terminate_in_volume,
     }
     arrangements[moment](is_due)
 
@@ -150,17 +153,22 @@ def _kill_behind_checkpoint_write(is_due: Callable[[], bool]) -> None:
     atomic.sync_and_replace = written
 
 
-def _terminate_in_volume(is_due: Callable[[], bool]) -> None:
-    from medsam2_ft.callbacks import propagation
+def _arrange_signal(function: str, count: int, signum: signal.Signals) -> None:
+    module, _, path = function.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    original = getattr(owner, name)
+    calls = {"left": count}
 
-    score_volume = propagation.score_volume
+    def signalled(*args: Any, **options: Any) -> Any:
+        calls["left"] -= 1
+        if calls["left"] == -1:
+            signal.raise_signal(signum)
+        return original(*args, **options)
 
-    def score(*args: Any, **options: Any) -> Any:
-        if is_due():
-            signal.raise_signal(signal.SIGTERM)
-        return score_volume(*args, **options)
-
-    propagation.score_volume = score
+    setattr(owner, name, signalled)
 
 
 def _arrange_probe(target: Path) -> None:
