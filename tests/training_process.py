@@ -1,23 +1,21 @@
 """Runs ``train.py`` in processes that can be killed, without paying for the imports every time.
 
 A fork server imports Lightning and the package once; every run is a fork of it. ``killed_at`` names
-the moment at which the process sends itself SIGKILL (SIGTERM for ``terminated_in_volumes``).
+the moment at which the process sends itself SIGKILL, ``signalled_at`` a function before whose n-th
+call it sends itself a signal that it can handle.
 """
 
+import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-Moment = Literal[
-    "batch",
-    "checkpoint_write",
-    "checkpoint_written",
-    "before_validation",
-    "terminated_in_volumes",
-]
+Moment = Literal["batch", "checkpoint_write", "checkpoint_written", "before_validation"]
+# ``module:attribute[.attribute]`` of the function, which of its calls (from 0), and the signal.
+Signalled = tuple[str, int, signal.Signals]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["medsam2_ft.cli", "monai.losses", "training_process"])
@@ -27,16 +25,21 @@ def start(
     args: list[str],
     *,
     killed_at: tuple[Moment, int] | None = None,
+    signalled_at: Sequence[Signalled] = (),
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
     probe: Path | None = None,
+    observed: Path | None = None,
 ) -> Any:
     """Starts ``train.py`` with ``args`` and returns the process.
 
-    With ``probe`` it trains by plain SGD and saves what the first optimiser step used there.
+    With ``probe`` it trains by plain SGD and saves what the first optimiser step used there. With
+    ``observed`` it notes there what it does, see `_observe`.
     """
     process = _context.Process(
-        target=_run, args=(args, killed_at, dict(environment or {}), log, probe), daemon=False
+        target=_run,
+        args=(args, killed_at, signalled_at, dict(environment or {}), log, probe, observed),
+        daemon=False,
     )
     process.start()
     return process
@@ -53,9 +56,11 @@ def train(args: list[str], **options: Any) -> int:
 def _run(
     args: list[str],
     killed_at: tuple[Moment, int] | None,
+    signalled_at: Sequence[Signalled],
     environment: dict[str, str],
     log: Path | None,
     probe: Path | None,
+    observed: Path | None,
 ) -> None:
     import sys
 
@@ -71,8 +76,12 @@ def _run(
     sys.argv = sys.argv[:1]
     if killed_at is not None:
         _arrange_kill(*killed_at)
+    for moment in signalled_at:
+        _arrange_signal(*moment)
     if probe is not None:
         _arrange_probe(probe)
+    if observed is not None:
+        _observe(observed)
     from medsam2_ft.cli import main
     from medsam2_ft.entry import run
 
@@ -96,7 +105,6 @@ def _arrange_kill(moment: Moment, count: int) -> None:
         "checkpoint_write": _kill_in_checkpoint_write,
         "checkpoint_written": _kill_behind_checkpoint_write,
         "before_validation": _kill_before_validation,
-        "terminated_in_volumes": _terminate_in_volume,
     }
     arrangements[moment](is_due)
 
@@ -150,17 +158,22 @@ def _kill_behind_checkpoint_write(is_due: Callable[[], bool]) -> None:
     atomic.sync_and_replace = written
 
 
-def _terminate_in_volume(is_due: Callable[[], bool]) -> None:
-    from medsam2_ft.callbacks import propagation
+def _arrange_signal(function: str, count: int, signum: signal.Signals) -> None:
+    module, _, path = function.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    original = getattr(owner, name)
+    calls = {"left": count}
 
-    score_volume = propagation.score_volume
+    def signalled(*args: Any, **options: Any) -> Any:
+        calls["left"] -= 1
+        if calls["left"] == -1:
+            signal.raise_signal(signum)
+        return original(*args, **options)
 
-    def score(*args: Any, **options: Any) -> Any:
-        if is_due():
-            signal.raise_signal(signal.SIGTERM)
-        return score_volume(*args, **options)
-
-    propagation.score_volume = score
+    setattr(owner, name, signalled)
 
 
 def _arrange_probe(target: Path) -> None:
@@ -185,3 +198,59 @@ def _arrange_probe(target: Path) -> None:
 
     FineTuner.on_before_optimizer_step = hook
     FineTuner.configure_optimizers = sgd
+
+
+def _observe(folder: Path) -> None:
+    """Notes what this process does, a line of JSON each, in ``<folder>/<what>.jsonl``.
+
+    ``samples``: epoch and digest of every slice that was trained on. ``stored``: every case that
+    was written to the store. ``steps``: gradients exchanged (DDP's last bucket) since the step
+    before.
+    """
+    import hashlib
+    import json
+
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    from medsam2_ft.data import build
+    from medsam2_ft.module import FineTuner
+
+    def note(what: str, *values: object) -> None:
+        with (folder / f"{what}.jsonl").open("a") as file:
+            file.write(json.dumps([os.environ.get("LOCAL_RANK", "0"), *values]) + "\n")
+
+    training_step, write_case_arrays = FineTuner.training_step, build.write_case_arrays
+    divide = FineTuner.on_before_optimizer_step
+    exchanged: list[int] = []
+
+    def step(self: Any, batch: Any, batch_idx: int) -> Any:
+        for k, image in enumerate(batch.images):
+            boxes = batch.boxes[batch.image_index == k]
+            if len(boxes):  # else it is padding
+                parts = image.numpy().tobytes() + boxes.numpy().tobytes()
+                note("samples", self.current_epoch, hashlib.sha256(parts).hexdigest()[:12])
+        return training_step(self, batch, batch_idx)
+
+    def store(case: Any, target: Path) -> None:
+        note("stored", case.name)
+        write_case_arrays(case, target)
+
+    def count(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        exchanged.extend([1] * bucket.is_last())
+        return allreduce_hook(state, bucket)
+
+    def on_train_start(self: Any) -> None:
+        if self.trainer.world_size > 1:
+            self.trainer.strategy.model.register_comm_hook(None, count)
+
+    def before_step(self: Any, optimizer: Any) -> None:
+        note("steps", len(exchanged))
+        exchanged.clear()
+        divide(self, optimizer)
+
+    FineTuner.training_step = step
+    FineTuner.on_train_start = on_train_start
+    FineTuner.on_before_optimizer_step = before_step
+    build.write_case_arrays = store

@@ -96,7 +96,8 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("stop", "code", "said"),
     [
         (signal.SIGINT, 130, "interrupted; add --ckpt_path last to go on"),
-        (signal.SIGTERM, 143, "terminated; add --ckpt_path last to go on"),
+        (signal.SIGUSR1, 0, "saved; add --ckpt_path last to go on"),
+        (signal.SIGTERM, 143, "saved; add --ckpt_path last to go on"),
     ],
 )
 def test_stopped_and_resumed(
@@ -147,7 +148,8 @@ def test_metrics_are_complete_up_to_the_checkpoint_after_sigkill(
 def test_sigterm_between_two_volumes(data: Path, tmp_path: Path) -> None:
     """A split may take longer to segment than a cluster waits."""
     run, log = tmp_path / "run", tmp_path / "log"
-    assert train(arguments(data, run), killed_at=("terminated_in_volumes", 0), log=log) == 143
+    moment = ("medsam2_ft.callbacks.propagation:score_volume", 0, signal.SIGTERM)
+    assert train(arguments(data, run), signalled_at=[moment], log=log) == 143
     assert not (run / "volume_scores.csv").exists()
     (first,) = wandb_files.starts(run)
     assert wandb_files.exit_code(first) == 1
