@@ -1,0 +1,124 @@
+"""Memory of a training step by variant, input size, batch, checkpointing and dtype.
+
+    python benchmarks/memory.py [--variants sam2.1_hiera_tiny ...] [--sizes 256 512 1024] [--json OUT]
+
+Computed, not measured: weights, gradients and AdamW's two moments, plus every tensor that autograd
+keeps for the backward pass, counted by ``saved_tensors_hooks`` on tensors without data
+(``FakeTensorMode``, so that a large variant at 1024 takes seconds and no memory), plus what is alive
+only for a moment: the block that is recomputed, and gradients as large as the two largest kept
+tensors. Autocast is run, so its copies of the weights and its float32 norms are counted. One batch
+of one and one of two slices give the constant and the part that grows with the batch.
+
+``--check`` compares with the peak of real steps in fresh processes on this CPU (``VmHWM``, less what
+is resident before the model is built). A GPU's own context and fragmentation come on top: presets
+keep the margin that ``medsam2_ft.presets`` states.
+"""
+
+import argparse
+import json
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import fresh_process, high_water_mb, write_result
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+
+from medsam2_ft.features import Encoding
+from medsam2_ft.losses import LossWeights, prompt_losses
+from medsam2_ft.sam2_adapter import Sam2, build_model, enable_activation_checkpointing
+from medsam2_ft.trainable import freeze_all_but
+
+VARIANTS = tuple(f"sam2.1_hiera_{size}" for size in ("tiny", "small", "base_plus", "large"))
+BF16 = "bf16-mixed"
+OBJECTS = 8  # per slice, as data.max_objects
+BATCHES = (1, 2, 4, 8, 16)
+# Real steps that take seconds: size, slices, checkpointing, dtype.
+CHECKS = ((256, 2, False, "32-true"), (512, 2, False, "32-true"), (512, 2, True, "32-true"))
+
+
+def make_model(variant: str, size: int, checkpointing: bool) -> Sam2:
+    """The model as training sets it up."""
+    model = build_model(variant, image_size=size, weights="random")
+    model.train()
+    freeze_all_but(model, "encoder+decoder", LossWeights())
+    if checkpointing:
+        enable_activation_checkpointing(model)
+    return model
+
+
+def encode(model: Sam2, slices: int, precision: str) -> Encoding:
+    """Encodes an empty batch."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == BF16):
+        return model.encode(torch.zeros(slices, 3, model.image_size, model.image_size))
+
+
+def loss_of(model: Sam2, encoding: Encoding, slices: int, precision: str) -> torch.Tensor:
+    """Decodes `OBJECTS` boxes for each slice and returns the loss."""
+    side, prompts = model.image_size // 4, slices * OBJECTS
+    index = torch.arange(slices).repeat_interleave(OBJECTS)
+    boxes = torch.tensor([[4.0, 4.0, 40.0, 40.0]]).repeat(prompts, 1)
+    masks = torch.ones(prompts, side, side, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == BF16):
+        decoded = model.decode_all(encoding, index, boxes)
+        losses = prompt_losses(
+            decoded.mask_logits, decoded.iou, decoded.object_score_logits, masks
+        )
+        return losses.total(LossWeights()).sum()
+
+
+class Kept:
+    """Bytes that autograd keeps, each storage once; parameters are not among them."""
+
+    def __init__(self, model: Sam2) -> None:
+        self.sizes: dict[int, int] = {}
+        self.alive: list[torch.Tensor] = []  # an address is not used again while they live
+        self.own = {p.untyped_storage()._cdata for p in model.parameters()}
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Counts a tensor."""
+        storage = tensor.untyped_storage()
+        is_weight = isinstance(tensor, torch.nn.Parameter) or storage._cdata in self.own
+        if not is_weight and storage._cdata not in self.sizes:
+            self.sizes[storage._cdata] = storage.nbytes()
+            self.alive.append(tensor)
+        return tensor
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.sizes.values())
+
+
+def count(model: Sam2, slices: int, precision: str) -> dict[str, int]:
+    """Bytes kept by a forward pass, the most that one encoder block keeps, the largest tensors."""
+    kept, blocks, begun = Kept(model), [0], [0]
+    hooks = []
+    for block in model.core.image_encoder.trunk.blocks:
+        hooks.append(block.register_forward_pre_hook(lambda *_: begun.append(kept.total)))
+        hooks.append(
+            block.register_forward_hook(lambda *_: blocks.append(kept.total - begun[-1]))
+        )
+    with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            levels = encode(model, slices, precision).levels
+        # the decoder reads values, and is small enough to be run
+        real = Encoding(tuple(torch.zeros(x.shape, dtype=x.dtype).requires_grad_() for x in levels))
+        loss_of(model, real, slices, precision)
+    for hook in hooks:
+        hook.remove()
+    largest = sorted(kept.sizes.values())[-2:]
+    return {"kept": kept.total, "block": max(blocks), "largest": sum(largest)}
+
+
+if __name__ == "__main__":
+    m = make_model(sys.argv[1], int(sys.argv[2]), False)
+    for p in ("32-true", "bf16-mixed"):
+        for b in (1, 2):
+            print(p, b, {k: v / 1e6 for k, v in count(m, b, p).items()})
+    m = make_model(sys.argv[1], int(sys.argv[2]), True)
+    for p in ("32-true", "bf16-mixed"):
+        for b in (1, 2):
+            print(p, b, {k: v / 1e6 for k, v in count(m, b, p).items()})
