@@ -63,9 +63,7 @@ def loss_of(model: Sam2, encoding: Encoding, slices: int, precision: str) -> tor
     masks = torch.ones(prompts, side, side, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == BF16):
         decoded = model.decode_all(encoding, index, boxes)
-        losses = prompt_losses(
-            decoded.mask_logits, decoded.iou, decoded.object_score_logits, masks
-        )
+        losses = prompt_losses(decoded.mask_logits, decoded.iou, decoded.object_score_logits, masks)
         return losses.total(LossWeights()).sum()
 
 
@@ -98,9 +96,7 @@ def count(model: Sam2, slices: int, precision: str) -> dict[str, int]:
     hooks = []
     for block in model.core.image_encoder.trunk.blocks:
         hooks.append(block.register_forward_pre_hook(lambda *_: begun.append(kept.total)))
-        hooks.append(
-            block.register_forward_hook(lambda *_: blocks.append(kept.total - begun[-1]))
-        )
+        hooks.append(block.register_forward_hook(lambda *_: blocks.append(kept.total - begun[-1])))
     with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         with FakeTensorMode(allow_non_fake_inputs=True):
             levels = encode(model, slices, precision).levels
@@ -113,12 +109,99 @@ def count(model: Sam2, slices: int, precision: str) -> dict[str, int]:
     return {"kept": kept.total, "block": max(blocks), "largest": sum(largest)}
 
 
+def table(variant: str, size: int) -> list[dict[str, Any]]:
+    """One row for each dtype and with and without checkpointing: bytes that a step needs."""
+    rows = []
+    plain_blocks: dict[str, int] = {}
+    for checkpointing in (False, True):
+        model = make_model(variant, size, checkpointing)
+        weights = sum(p.nbytes for p in model.parameters())
+        trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        for precision in ("32-true", BF16):
+            one, two = count(model, 1, precision), count(model, 2, precision)
+            # What is alive for a moment: with checkpointing one block is kept as without.
+            moment = two["largest"] - one["largest"]
+            if checkpointing:
+                moment += plain_blocks[precision]
+            else:
+                plain_blocks[precision] = two["block"] - one["block"]
+            per_slice = two["kept"] - one["kept"]
+            constant = weights + 3 * trained + one["kept"] - per_slice
+            rows.append(
+                {
+                    "variant": variant,
+                    "image_size": size,
+                    "checkpointing": checkpointing,
+                    "precision": precision,
+                    "constant_bytes": constant,
+                    "bytes_per_slice": per_slice + moment,
+                }
+            )
+    return rows
+
+
+def real_peak(variant: str, size: int, slices: int, checkpointing: bool, precision: str) -> float:
+    """Peak of two real steps in MB above what the imports hold; run in a fresh process."""
+    before_mb = high_water_mb("VmRSS")
+    model = make_model(variant, size, checkpointing)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    for _ in range(2):
+        loss_of(model, encode(model, slices, precision), slices, precision).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return high_water_mb() - before_mb
+
+
+def check(variant: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Computed and real peaks side by side, in MB."""
+    found = []
+    for size, slices, checkpointing, precision in CHECKS:
+        wanted = {"image_size": size, "checkpointing": checkpointing, "precision": precision}
+        fitting = [r for r in rows if r["variant"] == variant and wanted.items() <= r.items()]
+        if not fitting:
+            continue
+        cell = [variant, str(size), str(slices), str(int(checkpointing)), precision]
+        real = fresh_process([sys.executable, __file__, "--real", *cell])["mb"]
+        computed = (fitting[0]["constant_bytes"] + slices * fitting[0]["bytes_per_slice"]) / 1e6
+        row = {"variant": variant, "batch": slices, "computed_mb": computed, "measured_mb": real}
+        found.append(wanted | row | {"error": computed / real - 1})
+    return found
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table in GB."""
+    heads = ["variant", "size", "checkpointing", "dtype", *(f"batch {b}" for b in BATCHES)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for r in rows:
+        cells = [(r["constant_bytes"] + b * r["bytes_per_slice"]) / 1e9 for b in BATCHES]
+        facts = [r["variant"], r["image_size"], "yes" if r["checkpointing"] else "no"]
+        texts = [*map(str, facts), r["precision"], *(f"{cell:.1f}" for cell in cells)]
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Computes, prints Markdown and writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--check", action="store_true", help="compare with real steps here")
+    parser.add_argument("--real", nargs=5, help="variant size batch checkpointing dtype")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    args = parser.parse_args()
+    if args.real:
+        variant, size, slices, checkpointing, precision = args.real
+        peak = real_peak(variant, int(size), int(slices), checkpointing == "1", precision)
+        print(json.dumps({"mb": peak}))
+        return
+    rows = [r for v, size in product(args.variants, args.sizes) for r in table(v, size)]
+    print(markdown(rows))
+    checks = [c for v in args.variants for c in check(v, rows)] if args.check else []
+    for c in checks:
+        print(f"{c['image_size']} x {c['batch']}: {c['computed_mb']:.0f} MB computed,", end=" ")
+        print(f"{c['measured_mb']:.0f} measured ({c['error']:+.0%})")
+    write_result(args.json, {"computed": rows, "checks": checks})
+
+
 if __name__ == "__main__":
-    m = make_model(sys.argv[1], int(sys.argv[2]), False)
-    for p in ("32-true", "bf16-mixed"):
-        for b in (1, 2):
-            print(p, b, {k: v / 1e6 for k, v in count(m, b, p).items()})
-    m = make_model(sys.argv[1], int(sys.argv[2]), True)
-    for p in ("32-true", "bf16-mixed"):
-        for b in (1, 2):
-            print(p, b, {k: v / 1e6 for k, v in count(m, b, p).items()})
+    main()

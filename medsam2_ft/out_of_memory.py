@@ -6,6 +6,17 @@ from contextlib import contextmanager
 
 from medsam2_ft.errors import UserError
 
+TRAINING_REMEDIES = (
+    "try in this order: a smaller --preset; half --data.batch_size with twice"
+    " --trainer.accumulate_grad_batches; --model.activation_checkpointing true;"
+    " --trainer.precision bf16-mixed (GPU); a smaller --data.image_size; fewer --data.num_workers;"
+    " fewer --data.max_objects. The last checkpoint is kept: --ckpt_path last goes on"
+)
+COMMAND_REMEDIES = (
+    "try in this order: fewer --workers where the command has them; a smaller model or input size;"
+    " fewer objects or images at a time; --device cpu where the GPU is full"
+)
+
 _CPU = re.compile(r"DefaultCPUAllocator: (can't allocate memory|not enough memory)|bad_alloc")
 _WORKER = re.compile(r"DataLoader worker .* (killed by signal: (Killed|Bus error)|exited unexpect)")
 _SHARED = re.compile(r"[Bb]us error|insufficient shared memory|out of shared memory")
@@ -56,15 +67,3 @@ def memory_advice(describe: Callable[[], str], remedies: str) -> Iterator[None]:
         if what is None:
             raise
         raise UserError(f"{describe()}: {what}; {remedies}") from error
-
-
-TRAINING_REMEDIES = (
-    "try in this order: a smaller --preset; half --data.batch_size with twice"
-    " --trainer.accumulate_grad_batches; --model.activation_checkpointing true;"
-    " --trainer.precision bf16-mixed (GPU); a smaller --data.image_size; fewer --data.num_workers;"
-    " fewer --data.max_objects. The last checkpoint is kept: --ckpt_path last goes on"
-)
-COMMAND_REMEDIES = (
-    "try in this order: fewer --workers where the command has them; a smaller model or input size;"
-    " fewer objects or images at a time; --device cpu where the GPU is full"
-)
