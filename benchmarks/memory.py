@@ -1,17 +1,17 @@
 """Memory of a training step by variant, input size, batch, checkpointing and dtype.
 
-    python benchmarks/memory.py [--variants sam2.1_hiera_tiny ...] [--sizes 256 512 1024] [--json OUT]
+    python benchmarks/memory.py [--variants NAME ...] [--sizes 512 1024] [--json OUT]
 
 Computed, not measured: weights, gradients and AdamW's two moments, plus every tensor that autograd
 keeps for the backward pass, counted by ``saved_tensors_hooks`` on tensors without data
-(``FakeTensorMode``, so that a large variant at 1024 takes seconds and no memory), plus what is alive
-only for a moment: the block that is recomputed, and gradients as large as the two largest kept
+(``FakeTensorMode``, so that a large variant needs no memory), plus what is alive only for a moment:
+ the block that is recomputed, and gradients as large as the two largest kept
 tensors. Autocast is run, so its copies of the weights and its float32 norms are counted. One batch
 of one and one of two slices give the constant and the part that grows with the batch.
 
-``--check`` compares with the peak of real steps in fresh processes on this CPU (``VmHWM``, less what
-is resident before the model is built). A GPU's own context and fragmentation come on top: presets
-keep the margin that ``medsam2_ft.presets`` states.
+``--check`` compares with the peak of real steps in fresh processes on this CPU (``VmHWM``, less
+what is resident before the model is built). A GPU's own context and fragmentation come on top: presets
+leave a fifth to spare (docs/presets.md).
 """
 
 import argparse

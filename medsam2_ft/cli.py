@@ -86,7 +86,7 @@ class FineTuneCLI(LightningCLI):
             "--preset",
             type=str | None,
             default=None,
-            help=f"By memory of the device: auto, {', '.join(preset_names())}. Options win over it.",
+            help=f"By memory of the device: auto, {', '.join(preset_names())}. Options win.",
         )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument(
@@ -105,7 +105,8 @@ class FineTuneCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, then says which checkpoint a run starts from."""
-        super().parse_arguments(parser, expand_preset(sys.argv[1:] if args is None else args))
+        given = sys.argv[1:] if args is None else args
+        super().parse_arguments(parser, expand_preset(given) if isinstance(given, list) else given)
         config = self.config[self.config.subcommand]
         if config.preset is not None:
             raise UserError(f"preset: {config.preset}: give --preset on the command line")

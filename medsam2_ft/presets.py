@@ -1,4 +1,4 @@
-"""``--preset``: image size, batch, accumulation, checkpointing and dtype by memory of the device."""
+"""``--preset``: image size, batch, checkpointing and dtype by memory of the device."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -10,8 +10,8 @@ from medsam2_ft.presets import expand_preset, preset_file, preset_for, preset_na
 
 EFFECTIVE_BATCH = 16  # of configs/finetune.yaml
 
-# What `benchmarks/memory.py` counts for a slice at 512, SAM2.1-Tiny, in GB: kept tensors, and what is
-# alive for a moment; by dtype and checkpointing.
+# What `benchmarks/memory.py` counts for a slice at 512, SAM2.1-Tiny, in GB: kept tensors, and what
+# is alive for a moment; by dtype and checkpointing.
 SLICE_GB = {
     ("32-true", True): 0.268 + 0.120 + 0.034,
     ("bf16-mixed", True): 0.164 + 0.069 + 0.017,
