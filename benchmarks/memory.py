@@ -10,8 +10,8 @@ tensors. Autocast is run, so its copies of the weights and its float32 norms are
 of one and one of two slices give the constant and the part that grows with the batch.
 
 ``--check`` compares with the peak of real steps in fresh processes on this CPU (``VmHWM``, less
-what is resident before the model is built). A GPU's own context and fragmentation come on top: presets
-leave a fifth to spare (docs/presets.md).
+what is resident before the model is built). A GPU's own context and fragmentation come on top:
+presets leave a fifth to spare (docs/presets.md).
 """
 
 import argparse
