@@ -34,6 +34,8 @@ from medsam2_ft.checkpointing import (
 from medsam2_ft.data.datamodule import SliceDataModule
 from medsam2_ft.errors import UserError
 from medsam2_ft.module import FineTuner
+from medsam2_ft.out_of_memory import TRAINING_REMEDIES, memory_advice
+from medsam2_ft.presets import expand_preset, preset_names
 from medsam2_ft.quiet import hide_noise
 from medsam2_ft.run_log import METRICS_FILE, MetricsCsv, MetricsInStep, SaveRunConfig
 from medsam2_ft.stop_signals import Stopped, listening
@@ -81,6 +83,12 @@ class FineTuneCLI(LightningCLI):
         parser.add_argument(
             "--run", type=str, default="runs/finetune", help="Run folder: everything lies in it."
         )
+        parser.add_argument(
+            "--preset",
+            type=str | None,
+            default=None,
+            help=f"By memory of the device: auto, {', '.join(preset_names())}. Options win.",
+        )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument(
             "--tensorboard", type=bool, default=False, help="Log to TensorBoard in the run folder."
@@ -98,8 +106,11 @@ class FineTuneCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, then says which checkpoint a run starts from."""
-        super().parse_arguments(parser, args)
+        given = sys.argv[1:] if args is None else args
+        super().parse_arguments(parser, expand_preset(given) if isinstance(given, list) else given)
         config = self.config[self.config.subcommand]
+        if config.preset is not None:
+            raise UserError(f"preset: {config.preset}: give --preset on the command line")
         check_numbers(config)
         if config.ckpt_path == RESUME_NEWEST:
             found = newest_checkpoint(config.run)
@@ -116,6 +127,22 @@ class FineTuneCLI(LightningCLI):
             _refuse_to_overwrite(config.run)
         if config.ckpt_path is not None:
             check_checkpoint(Path(config.ckpt_path))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs it; says what to turn down where memory runs out."""
+        with memory_advice(self._describe, TRAINING_REMEDIES):
+            super()._run_subcommand(subcommand)
+
+    def _describe(self) -> str:
+        """Says what was running, and the settings that memory depends on."""
+        config = self.config[self.config.subcommand]
+        settings = (
+            f"image_size {config.data.image_size}, batch_size {config.data.batch_size},"
+            f" max_objects {config.data.max_objects}, num_workers {config.data.num_workers},"
+            f" precision {config.trainer.precision or '32-true'},"
+            f" activation_checkpointing {str(config.model.activation_checkpointing).lower()}"
+        )
+        return f"{self.config.subcommand} ({settings})"
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer."""
