@@ -3,15 +3,13 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from medsam2_ft.callbacks.export import ExportWeights, export_folder
@@ -37,7 +35,8 @@ from medsam2_ft.module import FineTuner
 from medsam2_ft.out_of_memory import TRAINING_REMEDIES, memory_advice
 from medsam2_ft.presets import expand_preset, preset_names
 from medsam2_ft.quiet import hide_noise
-from medsam2_ft.run_log import METRICS_FILE, MetricsCsv, MetricsInStep, SaveRunConfig
+from medsam2_ft.run_log import METRICS_FILE, MetricsInStep, SaveRunConfig
+from medsam2_ft.run_loggers import WandbOptions, run_loggers, tensorboard_logger
 from medsam2_ft.stop_signals import Stopped, listening
 from medsam2_ft.train_parser import (
     TrainParser,
@@ -47,21 +46,6 @@ from medsam2_ft.train_parser import (
 )
 
 _say = rank_zero_only(print)
-
-
-@dataclass(frozen=True)
-class WandbOptions:
-    """Weights & Biases.
-
-    Attributes:
-        mode: ``off``, ``online``, or ``offline`` (writes below the run folder; `wandb sync` later).
-        project: Project to log to.
-        entity: User or team; the account's default if not given.
-    """
-
-    mode: Literal["off", "online", "offline"] = "off"
-    project: str = "medsam2-ft"
-    entity: str | None = None
 
 
 class FineTuneCLI(LightningCLI):
@@ -194,46 +178,6 @@ class FineTuneCLI(LightningCLI):
         for name, value in lines.items():
             if isinstance(value, str) or (value is not None and value.is_file()):
                 _say(f"{name + ':':<17}{value}")
-
-
-def tensorboard_logger(run: str) -> Logger:
-    """Returns a logger to ``<run>/tensorboard``; a resumed run adds a file of events.
-
-    Raises:
-        UserError: The package is not installed.
-    """
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    try:
-        return TensorBoardLogger(run, name="", version="tensorboard")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "--tensorboard true: tensorboard is not installed; pip install medsam2-ft[tensorboard]"
-        ) from error
-
-
-def run_loggers(run: str, wandb: WandbOptions, checkpoint: str | None = None) -> list[Logger]:
-    """Returns the CSV logger and, if switched on, Weights & Biases.
-
-    Args:
-        run: The run folder; ``wandb_id`` in it keeps the W&B run the same over restarts.
-        wandb: Options.
-        checkpoint: Where training resumes from; keeps the W&B run the same in a new run folder.
-    """
-    loggers: list[Logger] = [MetricsCsv(run)]
-    if wandb.mode != "off":
-        from medsam2_ft.wandb_run import wandb_logger
-
-        loggers.append(
-            wandb_logger(
-                Path(run),
-                project=wandb.project,
-                entity=wandb.entity,
-                offline=wandb.mode == "offline",
-                checkpoint=None if checkpoint is None else Path(checkpoint),
-            )
-        )
-    return loggers
 
 
 def main(args: ArgsType = None) -> FineTuneCLI:
