@@ -9,6 +9,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ import numpy as np
 from medsam2_ft.errors import UserError
 
 COMPOUND_SUFFIXES = (".nii.gz", ".seg.nrrd")
+_TEMPORARY = re.compile(r"\..*\.tmp-\d+-[0-9a-f]{8}(\..*)?")
 _DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 
 
@@ -74,13 +76,25 @@ def sync_and_replace(temporary: Path, target: Path) -> None:
             os.close(folder)
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Removes what killed writers left in a folder and below, where nobody writes now.
+
+    Args:
+        folder: A folder; one that is missing holds nothing.
+    """
+    for path in folder.rglob(".*.tmp-*"):
+        if _TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields the path to write to; on success that file becomes ``target`` in one step.
 
     Whatever happens inside, ``target`` is either its old or its complete new content, and the
     temporary file is gone afterwards (unless the process is killed: then a hidden file
-    ``.*.tmp-*`` remains beside the target).
+    ``.*.tmp-*`` remains beside the target, for `remove_temporaries`).
 
     Args:
         target: File to create or replace; its folder must exist.

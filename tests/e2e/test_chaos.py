@@ -14,6 +14,7 @@ import synthetic
 import wandb_files
 from run_files import assert_same_end, rows, wait_for_rows
 from training_process import kill_group, start_ranks
+from waiting import wait_until
 from whole_files import assert_run_is_whole, leftovers, store_content
 
 BATCHES = 12
@@ -89,8 +90,9 @@ def join(ranks: list[Any], log: Path) -> None:
 
 def train_at_pace(args: list[str], run: Path, log: Path) -> Pace:
     """Trains without a kill and takes the time."""
-    began = time.monotonic()
     with two_ranks(args, log) as ranks:
+        wait_until(log.exists, "no process starts", LIMIT_S)
+        began = time.monotonic()
         wait_for_rows(run, 1, ranks[0].is_alive)
         first = time.monotonic()
         join(ranks, log)
@@ -125,7 +127,10 @@ def test_killed_again_and_again(
     for plan in draw_kills(rng, kills, pace):
         with two_ranks(args, log, plan) as ranks:
             assert wait([process.sentinel for process in ranks], LIMIT_S), "nothing was killed"
-            ranks[1 - min(plan)].join(rng.uniform(0, SURVIVES_S))
+            left_alone = rng.random() < 0.5 and plan[min(plan)]["killed_at"][0] == "batch"
+            ranks[1 - min(plan)].join(LIMIT_S if left_alone else rng.uniform(0, SURVIVES_S))
+            if left_alone and len(plan) == 1:
+                assert ranks[1 - min(plan)].exitcode == 1, log.read_text()
         codes = [process.exitcode for process in ranks]
         print(plan, codes)
         assert [codes[rank] for rank in plan] == [-9] * len(plan), log.read_text()

@@ -15,6 +15,8 @@ from medsam2_ft.io.atomic import (
     file_stem,
     file_suffix,
     make_folder,
+    remove_temporaries,
+    temporary_beside,
     write_json,
     write_text,
 )
@@ -48,6 +50,17 @@ def test_the_temporary_file_lies_beside_and_keeps_the_suffix(tmp_path: Path) -> 
         assert not target.exists()
     assert target.read_bytes() == b"new"
     assert listing(tmp_path) == ["x.nii.gz"]
+
+
+def test_what_killed_writers_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    targets = [tmp_path / "last.ckpt", tmp_path / "wandb_id", tmp_path / "below" / "a.nii.gz"]
+    others = [*targets, *(tmp_path / name for name in (".notes", "a.tmp-1", ".a.tmp-1-x.pt"))]
+    for path in (*map(temporary_beside, targets), *others):
+        path.touch()
+    remove_temporaries(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
+    remove_temporaries(tmp_path / "missing")
 
 
 def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:

@@ -13,23 +13,27 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from waiting import wait_until
 
 PACKAGES = "slurm-wlm munge"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
 SYSTEM_FOLDERS = "/usr/sbin:/sbin"
 NODE = "node"
 # Seconds until the credential of a job's previous start has expired and a requeued job starts
-# again; 120 where nothing is said. Longer than starting two tasks takes on a busy machine.
-CRED_EXPIRE_S = 10
+# again; 120 where nothing is said. It must be longer than the start of a task ever takes.
+CRED_EXPIRE_S = 15
+# Most seconds from SIGTERM to SIGKILL.
+KILL_WAIT_S = 60
+GPUS = 4
 START_S = 60
 STOP_S = 60
 
-# Tasks of a job share the machine's cores, so the node promises more than it has. The scheduler
-# looks at the queue every second instead of every minute.
+# Tasks of a job share the machine's cores, so the node promises more than it has, and GPUs that a
+# job can ask for though there are none. The scheduler looks at the queue every second.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -48,6 +52,7 @@ MpiDefault=none
 MailProg=/bin/true
 ReturnToService=2
 KillWait={kill_wait}
+GresTypes=gpu
 SlurmctldParameters=enable_configless
 SlurmdParameters=config_overrides
 SchedulerType=sched/builtin
@@ -60,7 +65,8 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb}
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 \\
+  CPUs={cpus} RealMemory={memory_mb} Gres=gpu:{gpus}
 PartitionName=all Nodes={node} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -80,14 +86,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_until(done: Callable[[], bool], what: str, seconds: float) -> None:
-    """Returns when ``done()``; fails with ``what`` where that takes longer than ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s: {what}"
-        time.sleep(0.1)
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ class Cluster:
             last.update(self.describe(job))
             return last["JobState"] == state
 
-        wait_until(reached, f"job {job} is not {state} but {last}{self.logs()}", seconds)
+        wait_until(reached, lambda: f"{job} is not {state}: {last}{self.logs()}", seconds)
         return last
 
     def logs(self) -> str:
@@ -166,8 +164,8 @@ def running_cluster(folder: Path, *, cpus: int = 8) -> Iterator[Cluster]:
         ):
             daemons.append(_start(words, cluster))
             if words[0] == "munged":
-                wait_until((folder / "munge.socket").exists, f"no munged{cluster.logs()}", START_S)
-        wait_until(lambda: _is_idle(cluster), f"no idle node{cluster.logs()}", START_S)
+                wait_until((folder / "munge.socket").exists, cluster.logs, START_S)
+        wait_until(lambda: _is_idle(cluster), cluster.logs, START_S)
         yield cluster
     finally:
         _stop(cluster, daemons)
@@ -187,11 +185,13 @@ def _configure(folder: Path, cpus: int) -> None:
         controller_port=free_port(),
         node_port=free_port(),
         cred_expire=CRED_EXPIRE_S,
-        kill_wait=10,
+        kill_wait=KILL_WAIT_S,
+        gpus=GPUS,
         cpus=cpus,
         memory_mb=memory_mb,
     )
     (folder / "slurm.conf").write_text(text)
+    (folder / "gres.conf").write_text(f"NodeName={NODE} Name=gpu Count={GPUS}\n")
 
 
 def _munge_files(folder: Path) -> list[str]:
@@ -234,6 +234,7 @@ def _stop(cluster: Cluster, daemons: "list[subprocess.Popen[bytes]]") -> None:
     """Ends jobs, then the daemons in reverse order, then whatever still belongs to the cluster."""
     with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
         cluster.command("scancel", "--user=root")
+        cluster.command("scancel", "--user=root", "--full", "--signal=KILL")
         wait_until(lambda: cluster.command("squeue", "--noheader") == "", "jobs run", STOP_S)
     for daemon in reversed(daemons):
         daemon.terminate()

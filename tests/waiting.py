@@ -1,0 +1,14 @@
+"""Waits for something to happen, however loaded the machine is."""
+
+import time
+from collections.abc import Callable
+
+
+def wait_until(done: Callable[[], bool], what: str | Callable[[], str], seconds: float) -> None:
+    """Returns when ``done()``; fails with ``what`` where that takes longer than ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {seconds:.0f} s: {said}")
+        time.sleep(0.05)
