@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam2_ft.callbacks.export import ExportWeights, export_folder
 from medsam2_ft.callbacks.pictures import TrainingPictures
 from medsam2_ft.callbacks.predictions import WritePredictions, predictions_folder
+from medsam2_ft.callbacks.preemption import Preemption
 from medsam2_ft.callbacks.propagation import PropagationValidation
-from medsam2_ft.callbacks.sigterm import StopOnSigterm
 from medsam2_ft.callbacks.throughput import Throughput
 from medsam2_ft.checkpointing import (
+    GO_ON,
+    RESUME_NEWEST,
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
@@ -28,21 +30,18 @@ from medsam2_ft.checkpointing import (
     newest_checkpoint,
 )
 from medsam2_ft.data.datamodule import SliceDataModule
-from medsam2_ft.entry import EXIT_TERMINATED
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import remove_temporaries
 from medsam2_ft.module import FineTuner
 from medsam2_ft.quiet import hide_noise
 from medsam2_ft.run_log import METRICS_FILE, MetricsCsv, MetricsInStep, SaveRunConfig
+from medsam2_ft.stop_signals import Stopped, listening
 from medsam2_ft.train_parser import (
     TrainParser,
     check_numbers,
     constructor_complaints,
     trainer_complaints,
 )
-
-RESUME_NEWEST = "last"
-GO_ON = f"add --ckpt_path {RESUME_NEWEST} to go on"
 
 _say = rank_zero_only(print)
 
@@ -135,7 +134,7 @@ class FineTuneCLI(LightningCLI):
                 from medsam2_ft.wandb_run import RememberWandbId
 
                 self.trainer_defaults["callbacks"].append(RememberWandbId())
-        kwargs["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
+        kwargs["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO(), *_slurm()]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:  # such as an accelerator that there is not
@@ -221,10 +220,10 @@ def main(args: ArgsType = None) -> FineTuneCLI:
     Raises:
         UserError: Bad input or a bad option.
         KeyboardInterrupt: Ctrl-C; loggers are finished.
-        SystemExit: SIGTERM in training, code 143; loggers are finished.
+        SystemExit: SIGUSR1 or SIGTERM, see `Preemption`; loggers are finished.
     """
     hide_noise()
-    with _one_line_when_stopped(), trainer_complaints():
+    with listening(), _one_line_when_stopped(), trainer_complaints():
         return FineTuneCLI(
             FineTuner,
             SliceDataModule,
@@ -238,9 +237,9 @@ def main(args: ArgsType = None) -> FineTuneCLI:
                 "callbacks": [
                     MetricsInStep(),
                     Throughput(),
-                    StopOnSigterm(),
                     ExportWeights(),
                     WritePredictions(),
+                    Preemption(),
                 ],
                 "enable_autolog_hparams": False,  # `SaveRunConfig` gives loggers everything
                 "use_distributed_sampler": False,  # our sampler divides an epoch among ranks itself
@@ -250,21 +249,28 @@ def main(args: ArgsType = None) -> FineTuneCLI:
 
 @contextmanager
 def _one_line_when_stopped() -> Iterator[None]:
-    """Gives Ctrl-C and SIGTERM their exit codes: Lightning makes 1 of the one and 0 of the other.
+    """Says in one line how a stopped run goes on, and gives Ctrl-C its exit code.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C.
-        SystemExit: With code 143 after SIGTERM.
+        KeyboardInterrupt: After Ctrl-C, of which Lightning makes exit code 1.
+        SystemExit: After a signal; with the code of `Stopped`.
     """
     try:
         yield
-    except SIGTERMException:
-        _say(f"terminated; {GO_ON}", file=sys.stderr)
-        raise SystemExit(EXIT_TERMINATED) from None
+    except Stopped as stop:
+        _say(stop.message, file=sys.stderr)
+        raise SystemExit(stop.code) from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {GO_ON}") from None
         raise
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """SLURM's environment without Lightning's own requeueing, which acts within the signal."""
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def _checkpoint_folder_name(run: str) -> str:

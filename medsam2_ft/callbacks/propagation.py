@@ -15,9 +15,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no types
 
+from medsam2_ft.callbacks.preemption import is_stopping, leave_validation
 from medsam2_ft.data.cases import NamedCase
 from medsam2_ft.data.index import UNKNOWN_MODALITY
 from medsam2_ft.errors import UserError
@@ -108,6 +108,7 @@ class PropagationValidation(Callback):
     ) -> None:
         cases = self._cases(trainer, split)
         own = self._score(trainer, pl_module, cases[trainer.global_rank :: trainer.world_size])
+        leave_validation(trainer)
         scores = gather_scores(own)
         if not scores:
             raise UserError(f"the {split} volumes hold no labelled object: check their labels")
@@ -132,8 +133,8 @@ class PropagationValidation(Callback):
     ) -> list[ObjectScore]:
         scores: list[ObjectScore] = []
         for case in _with_progress(trainer, cases):
-            if trainer.received_sigterm:  # a whole split may take longer than we are given
-                raise SIGTERMException
+            if is_stopping(trainer):  # a whole split may take longer than we are given
+                break
             try:
                 scores += score_volume(
                     pl_module.model,  # type: ignore[arg-type]

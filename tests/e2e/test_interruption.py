@@ -63,7 +63,8 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("stop", "code", "said"),
     [
         (signal.SIGINT, 130, "interrupted; add --ckpt_path last to go on"),
-        (signal.SIGTERM, 143, "terminated; add --ckpt_path last to go on"),
+        (signal.SIGUSR1, 0, "saved; add --ckpt_path last to go on"),
+        (signal.SIGTERM, 143, "saved; add --ckpt_path last to go on"),
     ],
 )
 def test_stopped_and_resumed(
