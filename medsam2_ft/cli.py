@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -31,7 +32,6 @@ from medsam2_ft.checkpointing import (
 )
 from medsam2_ft.data.datamodule import SliceDataModule
 from medsam2_ft.errors import UserError
-from medsam2_ft.io.atomic import remove_temporaries
 from medsam2_ft.module import FineTuner
 from medsam2_ft.quiet import hide_noise
 from medsam2_ft.run_log import METRICS_FILE, MetricsCsv, MetricsInStep, SaveRunConfig
@@ -147,11 +147,8 @@ class FineTuneCLI(LightningCLI):
         _say(f"predictions: {folder}")
 
     def before_fit(self) -> None:
-        """Says where everything will lie, and removes what a killed start was writing there."""
-        run = Path(self._get(self.config, "run"))
-        _say(f"run folder: {run}")
-        if self.trainer.is_global_zero:
-            remove_temporaries(run)
+        """Says where everything will lie."""
+        _say(f"run folder: {self._get(self.config, 'run')}")
 
     def after_fit(self) -> None:
         """Says what has been written, one line each."""

@@ -5,12 +5,15 @@ wait for the first process as long as it needs (NCCL would give up and abort).
 """
 
 import signal
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from medsam2_ft.errors import UserError
+from medsam2_ft.io.disk_wait import write_patiently
 from medsam2_ft.stop_signals import Stopped, received
 
 T = TypeVar("T")
@@ -47,6 +50,27 @@ def from_first(value: T) -> T:
     values = [value]
     dist.broadcast_object_list(values, src=0, group=_group(), device=torch.device("cpu"))
     return values[0]
+
+
+def first_writes(write: Callable[[], object], wait_min: float) -> None:
+    """Writes in the first process, which may have to wait for the disk; the others wait for it.
+
+    Args:
+        write: Writes all or nothing.
+        wait_min: See `write_patiently`.
+
+    Raises:
+        UserError: On all processes, if the file could not be written.
+    """
+    problem: str | None = None
+    if not _is_distributed() or dist.get_rank() == 0:
+        try:
+            write_patiently(write, wait_min)
+        except UserError as error:
+            problem = str(error)
+    problem = from_first(problem)
+    if problem is not None:
+        raise UserError(problem)
 
 
 def from_all(value: T) -> list[T]:

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from medsam2_ft.checkpointing import BestCheckpoint
+from medsam2_ft.checkpointing import BestCheckpoint, write_in_run
 from medsam2_ft.export import CHECKPOINT_KEY, ExportInfo, export, write_export
 from medsam2_ft.sam2_adapter import Sam2
 
@@ -51,10 +51,10 @@ class ExportWeights(Checkpoint):
             export(Path(resumed_from), export_folder(trainer.default_root_dir) / "last.pt")
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
-        if trainer.is_global_zero:
-            target = export_folder(trainer.default_root_dir) / f"{name}.pt"
-            state = model_of(pl_module).core.state_dict()
-            write_export(state, target, export_info(trainer, pl_module))
+        target = export_folder(trainer.default_root_dir) / f"{name}.pt"
+        state = model_of(pl_module).core.state_dict()
+        info = export_info(trainer, pl_module)
+        write_in_run(trainer, lambda: write_export(state, target, info))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no types
 
 from medsam2_ft.callbacks.preemption import is_stopping, leave_validation
+from medsam2_ft.checkpointing import write_in_run
 from medsam2_ft.data.cases import NamedCase
 from medsam2_ft.data.index import UNKNOWN_MODALITY
 from medsam2_ft.errors import UserError
@@ -114,12 +115,15 @@ class PropagationValidation(Callback):
             raise UserError(f"the {split} volumes hold no labelled object: check their labels")
         for name, value in summarize(scores, self.strategies[0]).items():
             pl_module.log(f"{split}/{name}", value, sync_dist=True)
-        if trainer.is_global_zero and not _dry_run_volumes(trainer):
-            rows = [
-                {"epoch": trainer.current_epoch, "step": trainer.global_step, **asdict(score)}
-                for score in scores
-            ]
-            append_rows(Path(trainer.default_root_dir) / file, rows)
+        if _dry_run_volumes(trainer):
+            return
+        rows = [
+            {"epoch": trainer.current_epoch, "step": trainer.global_step, **asdict(score)}
+            for score in scores
+        ]
+        target = Path(trainer.default_root_dir) / file
+        write_in_run(trainer, lambda: append_rows(target, rows))
+        if trainer.is_global_zero:
             _log_table(trainer, f"{split}/volume_scores", rows)
 
     def _cases(self, trainer: Trainer, split: Literal["val", "test"]) -> list[NamedCase]:

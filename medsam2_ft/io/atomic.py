@@ -21,7 +21,7 @@ import numpy as np
 from medsam2_ft.errors import UserError
 
 COMPOUND_SUFFIXES = (".nii.gz", ".seg.nrrd")
-_TEMPORARY = re.compile(r"\..*\.tmp-\d+-[0-9a-f]{8}(\..*)?")
+_TEMPORARY = re.compile(r"\..*\.tmp-\d+-[0-9a-f]{8}(\..*)?", re.DOTALL)
 _DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 
 
@@ -77,15 +77,11 @@ def sync_and_replace(temporary: Path, target: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Removes what killed writers left in a folder and below, where nobody writes now.
-
-    Args:
-        folder: A folder; one that is missing holds nothing.
-    """
-    for path in folder.rglob(".*.tmp-*"):
-        if _TEMPORARY.fullmatch(path.name):
-            with suppress(OSError):
-                path.unlink()
+    """Removes what killed writers left in a folder; nobody may be writing there now."""
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -94,7 +90,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     Whatever happens inside, ``target`` is either its old or its complete new content, and the
     temporary file is gone afterwards (unless the process is killed: then a hidden file
-    ``.*.tmp-*`` remains beside the target, for `remove_temporaries`).
+    ``.*.tmp-*`` remains beside the target).
 
     Args:
         target: File to create or replace; its folder must exist.

@@ -40,7 +40,7 @@ class Pace:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    for split, count, seed in (("train", 4, 0), ("val", 2, 100)):
+    for split, count, seed in (("train", 8, 0), ("val", 2, 100)):
         synthetic.write_folder(folder / split, count, seed=seed)
     return folder
 

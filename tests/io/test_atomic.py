@@ -53,13 +53,12 @@ def test_the_temporary_file_lies_beside_and_keeps_the_suffix(tmp_path: Path) -> 
 
 
 def test_what_killed_writers_left_goes_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "below").mkdir()
-    targets = [tmp_path / "last.ckpt", tmp_path / "wandb_id", tmp_path / "below" / "a.nii.gz"]
+    targets = [tmp_path / name for name in ("last.ckpt", "wandb_id", "a.nii.gz")]
     others = [*targets, *(tmp_path / name for name in (".notes", "a.tmp-1", ".a.tmp-1-x.pt"))]
     for path in (*map(temporary_beside, targets), *others):
         path.touch()
     remove_temporaries(tmp_path)
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
+    assert listing(tmp_path) == sorted(path.name for path in others)
     remove_temporaries(tmp_path / "missing")
 
 

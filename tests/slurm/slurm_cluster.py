@@ -22,14 +22,15 @@ from waiting import wait_until
 PACKAGES = "slurm-wlm munge"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
 SYSTEM_FOLDERS = "/usr/sbin:/sbin"
-NODE = "node"
+# Resolves everywhere; Lightning takes a job's first node for the address to meet at.
+NODE = "localhost"
 # Seconds until the credential of a job's previous start has expired and a requeued job starts
 # again; 120 where nothing is said. It must be longer than the start of a task ever takes.
 CRED_EXPIRE_S = 15
 # Most seconds from SIGTERM to SIGKILL.
 KILL_WAIT_S = 60
 GPUS = 4
-START_S = 60
+START_S = 90
 STOP_S = 60
 
 # Tasks of a job share the machine's cores, so the node promises more than it has, and GPUs that a
@@ -53,7 +54,6 @@ MailProg=/bin/true
 ReturnToService=2
 KillWait={kill_wait}
 GresTypes=gpu
-SlurmctldParameters=enable_configless
 SlurmdParameters=config_overrides
 SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
@@ -191,7 +191,10 @@ def _configure(folder: Path, cpus: int) -> None:
         memory_mb=memory_mb,
     )
     (folder / "slurm.conf").write_text(text)
-    (folder / "gres.conf").write_text(f"NodeName={NODE} Name=gpu Count={GPUS}\n")
+    for number in range(GPUS):  # of a GPU, SLURM wants to see a file
+        (folder / f"gpu{number}").touch()
+    gres = f"NodeName={NODE} Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n"
+    (folder / "gres.conf").write_text(gres)
 
 
 def _munge_files(folder: Path) -> list[str]:

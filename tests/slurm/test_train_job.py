@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    for split, count, seed in (("train", 4, 0), ("val", 2, 100)):
+    for split, count, seed in (("train", 8, 0), ("val", 2, 100)):
         synthetic.write_folder(folder / split, count, seed=seed)
     return folder
 
@@ -42,6 +42,7 @@ def submit(cluster: Cluster, data: Path, run: Path, *options: str, epochs: int =
         "trainer.accelerator": "cpu",
         "trainer.log_every_n_steps": 1,
         "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
         "pictures.val_slices": 0,
         "last.every_n_steps": 5,
         "wandb.mode": "offline",
@@ -51,7 +52,7 @@ def submit(cluster: Cluster, data: Path, run: Path, *options: str, epochs: int =
         "--gpus-per-node=2",
         "--cpus-per-task=1",
         f"--output={output_of(run)}",
-        f"--export=ALL,PYTHON={sys.executable},OMP_NUM_THREADS=1",
+        f"--export=ALL,PYTHON={sys.executable},OMP_NUM_THREADS=1,PYTHONDONTWRITEBYTECODE=",
         *options,
         BATCH_FILE,
         *(f"--{key}={value}" for key, value in values.items()),
