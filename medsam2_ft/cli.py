@@ -19,6 +19,7 @@ from medsam2_ft.callbacks.pictures import TrainingPictures
 from medsam2_ft.callbacks.predictions import WritePredictions, predictions_folder
 from medsam2_ft.callbacks.preemption import Preemption
 from medsam2_ft.callbacks.propagation import PropagationValidation
+from medsam2_ft.callbacks.random_state import RandomState
 from medsam2_ft.callbacks.throughput import Throughput
 from medsam2_ft.checkpointing import (
     GO_ON,
@@ -233,6 +234,7 @@ def main(args: ArgsType = None) -> FineTuneCLI:
             trainer_defaults={
                 "callbacks": [
                     MetricsInStep(),
+                    RandomState(),
                     Throughput(),
                     ExportWeights(),
                     WritePredictions(),

@@ -1,13 +1,15 @@
 """Runs ``train.py`` in processes that can be killed, without paying for the imports every time.
 
 A fork server imports Lightning and the package once; every run is a fork of it. ``killed_at`` names
-the moment at which the process sends itself SIGKILL (SIGTERM for ``terminated_in_volumes``).
+the moment at which the process sends itself SIGKILL, ``signalled_at`` a function before whose n-th
+call it sends itself a signal that it can handle.
 
 A rank of `start_ranks` leads a process group, to which its loaders and W&B's service belong, so
 that ``kill_group`` ends them all, as a scheduler does.
 """
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -18,14 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-Moment = Literal[
-    "start",
-    "batch",
-    "checkpoint_write",
-    "checkpoint_written",
-    "before_validation",
-    "terminated_in_volumes",
-]
+Moment = Literal["start", "batch", "checkpoint_write", "checkpoint_written", "before_validation"]
+# ``module:attribute[.attribute]`` of the function, which of its calls (from 0), and the signal.
+Signalled = tuple[str, int, signal.Signals]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["medsam2_ft.cli", "monai.losses", "training_process"])
@@ -36,6 +33,7 @@ def start(
     *,
     killed_at: tuple[Moment, int] | None = None,
     delay_s: float | None = None,
+    signalled_at: Sequence[Signalled] = (),
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
     probe: Path | None = None,
@@ -48,7 +46,10 @@ def start(
     """
     process = _context.Process(
         target=_run,
-        args=(args, killed_at, delay_s, dict(environment or {}), log, probe, own_group),
+        args=(
+            *(args, killed_at, delay_s, signalled_at),
+            *(dict(environment or {}), log, probe, own_group),
+        ),
         daemon=False,
     )
     process.start()
@@ -96,6 +97,7 @@ def _run(
     args: list[str],
     killed_at: tuple[Moment, int] | None,
     delay_s: float | None,
+    signalled_at: Sequence[Signalled],
     environment: dict[str, str],
     log: Path | None,
     probe: Path | None,
@@ -117,6 +119,8 @@ def _run(
     sys.argv = sys.argv[:1]
     if killed_at is not None:
         _arrange_kill(*killed_at, _die if delay_s is None else partial(_be_killed, delay_s))
+    for moment in signalled_at:
+        _arrange_signal(*moment)
     if probe is not None:
         _arrange_probe(probe)
     from medsam2_ft.cli import main
@@ -149,7 +153,6 @@ def _arrange_kill(moment: Moment, count: int, die: Callable[[], None]) -> None:
         "checkpoint_write": _kill_in_checkpoint_write,
         "checkpoint_written": _kill_behind_checkpoint_write,
         "before_validation": _kill_before_validation,
-        "terminated_in_volumes": lambda is_due, _: _terminate_in_volume(is_due),
     }
     arrangements[moment](is_due, die)
 
@@ -203,17 +206,22 @@ def _kill_behind_checkpoint_write(is_due: Callable[[], bool], die: Callable[[], 
     atomic.sync_and_replace = written
 
 
-def _terminate_in_volume(is_due: Callable[[], bool]) -> None:
-    from medsam2_ft.callbacks import propagation
+def _arrange_signal(function: str, count: int, signum: signal.Signals) -> None:
+    module, _, path = function.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    original = getattr(owner, name)
+    calls = {"left": count}
 
-    score_volume = propagation.score_volume
+    def signalled(*args: Any, **options: Any) -> Any:
+        calls["left"] -= 1
+        if calls["left"] == -1:
+            signal.raise_signal(signum)
+        return original(*args, **options)
 
-    def score(*args: Any, **options: Any) -> Any:
-        if is_due():
-            signal.raise_signal(signal.SIGTERM)
-        return score_volume(*args, **options)
-
-    propagation.score_volume = score
+    setattr(owner, name, signalled)
 
 
 def _arrange_probe(target: Path) -> None:

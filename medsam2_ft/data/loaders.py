@@ -36,6 +36,7 @@ def slice_loader(
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # or every epoch would draw from the global one
         worker_init_fn=_set_up_worker,
         pin_memory=pin_memory,
     )

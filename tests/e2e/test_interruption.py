@@ -115,7 +115,8 @@ def test_metrics_are_complete_up_to_the_checkpoint_after_sigkill(
 def test_sigterm_between_two_volumes(data: Path, tmp_path: Path) -> None:
     """A split may take longer to segment than a cluster waits."""
     run, log = tmp_path / "run", tmp_path / "log"
-    assert train(arguments(data, run), killed_at=("terminated_in_volumes", 0), log=log) == 143
+    moment = ("medsam2_ft.callbacks.propagation:score_volume", 0, signal.SIGTERM)
+    assert train(arguments(data, run), signalled_at=[moment], log=log) == 143
     assert not (run / "volume_scores.csv").exists()
     (first,) = wandb_files.starts(run)
     assert wandb_files.exit_code(first) == 1
