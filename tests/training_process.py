@@ -37,18 +37,20 @@ def start(
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
     probe: Path | None = None,
+    observed: Path | None = None,
     own_group: bool = False,
 ) -> Any:
     """Starts ``train.py`` with ``args`` and returns the process.
 
     With ``delay_s`` its group is killed from outside, so long after the moment ``killed_at``.
-    With ``probe`` it trains by plain SGD and saves what the first optimiser step used there.
+    With ``probe`` it trains by plain SGD and saves what the first optimiser step used there. With
+    ``observed`` it notes there what it does, see `_observe`.
     """
     process = _context.Process(
         target=_run,
         args=(
-            *(args, killed_at, delay_s, signalled_at),
-            *(dict(environment or {}), log, probe, own_group),
+            *(args, killed_at, delay_s, signalled_at, dict(environment or {})),
+            *(log, probe, observed, own_group),
         ),
         daemon=False,
     )
@@ -101,6 +103,7 @@ def _run(
     environment: dict[str, str],
     log: Path | None,
     probe: Path | None,
+    observed: Path | None,
     own_group: bool,
 ) -> None:
     import sys
@@ -123,6 +126,8 @@ def _run(
         _arrange_signal(*moment)
     if probe is not None:
         _arrange_probe(probe)
+    if observed is not None:
+        _observe(observed)
     from medsam2_ft.cli import main
     from medsam2_ft.entry import run
 
@@ -246,3 +251,57 @@ def _arrange_probe(target: Path) -> None:
 
     FineTuner.on_before_optimizer_step = hook
     FineTuner.configure_optimizers = sgd
+
+
+def _observe(folder: Path) -> None:
+    """Notes what this process does, a line of JSON each, in ``<folder>/<what>.jsonl``.
+
+    ``samples``: epoch and digest of every slice that was trained on. ``stored``: every case that
+    was written to the store. ``steps``: gradients exchanged (DDP's last bucket) since the step
+    before.
+    """
+    import hashlib
+    import json
+
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    from medsam2_ft.data import build
+    from medsam2_ft.module import FineTuner
+
+    def note(what: str, *values: object) -> None:
+        with (folder / f"{what}.jsonl").open("a") as file:
+            file.write(json.dumps([os.environ.get("LOCAL_RANK", "0"), *values]) + "\n")
+
+    training_step, write_case_arrays = FineTuner.training_step, build.write_case_arrays
+    divide = FineTuner.on_before_optimizer_step
+    exchanged: list[int] = []
+
+    def step(self: Any, batch: Any, batch_idx: int) -> Any:
+        for k, image in enumerate(batch.images):
+            boxes = batch.boxes[batch.image_index == k]
+            if len(boxes):  # else it is padding
+                parts = image.numpy().tobytes() + boxes.numpy().tobytes()
+                note("samples", self.current_epoch, hashlib.sha256(parts).hexdigest()[:12])
+        return training_step(self, batch, batch_idx)
+
+    def store(case: Any, target: Path) -> None:
+        note("stored", case.name)
+        write_case_arrays(case, target)
+
+    def count(state: Any, bucket: Any) -> Any:
+        exchanged.extend([1] * bucket.is_last())
+        return allreduce_hook(state, bucket)
+
+    def on_train_start(self: Any) -> None:
+        if self.trainer.world_size > 1:
+            self.trainer.strategy.model.register_comm_hook(None, count)
+
+    def before_step(self: Any, optimizer: Any) -> None:
+        note("steps", len(exchanged))
+        exchanged.clear()
+        divide(self, optimizer)
+
+    FineTuner.training_step = step
+    FineTuner.on_train_start = on_train_start
+    FineTuner.on_before_optimizer_step = before_step
+    build.write_case_arrays = store
