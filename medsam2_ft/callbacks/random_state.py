@@ -57,9 +57,11 @@ class RandomState(Callback):
 
 def _collect(device: torch.device) -> dict[str, Any]:
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - others use it
+    # as int64: a uint32 tensor cannot be sent to other ranks (torch 2.15 fails to unpickle it)
+    words = torch.from_numpy(keys.astype(np.int64))
     states: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(np.array(keys)), int(position), has_gauss, gauss),
+        "numpy": (kind, words, int(position), has_gauss, gauss),
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
@@ -70,7 +72,8 @@ def _collect(device: torch.device) -> dict[str, Any]:
 def _restore(states: dict[str, Any], device: torch.device) -> None:
     random.setstate(states["python"])
     kind, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state((kind, keys.numpy(), position, has_gauss, gauss))  # noqa: NPY002
+    words = keys.numpy().astype(np.uint32)
+    np.random.set_state((kind, words, position, has_gauss, gauss))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

@@ -30,6 +30,7 @@ CRED_EXPIRE_S = 15
 # Most seconds from SIGTERM to SIGKILL.
 KILL_WAIT_S = 60
 GPUS = 4
+ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"})
 START_S = 90
 STOP_S = 60
 
@@ -123,11 +124,13 @@ class Cluster:
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
     def wait_for(self, job: int, state: str, seconds: float = 300) -> dict[str, str]:
-        """Returns a job's description once it is in ``state``."""
+        """Returns a job's description once it is in ``state``; fails where it ends in another."""
         last: dict[str, str] = {}
 
         def reached() -> bool:
             last.update(self.describe(job))
+            ended = last["JobState"] in ENDED - {state}
+            assert not ended, f"{job} is not {state}: {last}{self.logs()}"
             return last["JobState"] == state
 
         wait_until(reached, lambda: f"{job} is not {state}: {last}{self.logs()}", seconds)
