@@ -263,6 +263,8 @@ def _observe(folder: Path) -> None:
     import hashlib
     import json
 
+    import torch
+    import torch.distributed as dist
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     from medsam2_ft.data import build
@@ -288,7 +290,7 @@ def _observe(folder: Path) -> None:
         note("stored", case.name)
         write_case_arrays(case, target)
 
-    def count(state: Any, bucket: Any) -> Any:
+    def count(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         exchanged.extend([1] * bucket.is_last())
         return allreduce_hook(state, bucket)
 

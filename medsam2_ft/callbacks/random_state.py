@@ -28,7 +28,13 @@ class RandomState(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Collects the states of all ranks, as plain data."""
-        checkpoint[CHECKPOINT_KEY] = from_all(_collect(pl_module.device))
+        checkpoint[CHECKPOINT_KEY] = [
+            {
+                name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v
+                for name, v in own.items()
+            }
+            for own in from_all(_collect(pl_module.device))
+        ]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -56,24 +62,23 @@ class RandomState(Callback):
 
 
 def _collect(device: torch.device) -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - others use it
-    # as int64: a uint32 tensor cannot be sent to other ranks (torch 2.15 fails to unpickle it)
-    words = torch.from_numpy(keys.astype(np.int64))
+    """Returns the states, arrays among them: tensors cannot be gathered as objects."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - other libraries use it
     states: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (kind, words, int(position), has_gauss, gauss),
-        "torch": torch.get_rng_state(),
+        "numpy": (kind, *rest),
+        "numpy_keys": np.array(keys),
+        "torch": torch.get_rng_state().numpy(),
     }
     if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+        states["cuda"] = torch.cuda.get_rng_state(device).numpy()
     return states
 
 
 def _restore(states: dict[str, Any], device: torch.device) -> None:
     random.setstate(states["python"])
-    kind, keys, position, has_gauss, gauss = states["numpy"]
-    words = keys.numpy().astype(np.uint32)
-    np.random.set_state((kind, words, position, has_gauss, gauss))  # noqa: NPY002
+    kind, *rest = states["numpy"]
+    np.random.set_state((kind, states["numpy_keys"].numpy(), *rest))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

@@ -130,10 +130,7 @@ class SliceDataModule(LightningDataModule):
         self._progress = TrainingProgress()
 
     def prepare_data(self) -> None:
-        """Brings the store up to date, in one process of each machine.
-
-        A signal to stop ends that early; `setup` then leaves on all ranks.
-        """
+        """Brings the store up to date, in one process of each machine, unless told to stop."""
         function = None if self.trainer is None else self.trainer.state.fn
         stage = "fit" if function is None else function.value
         if stage == "predict":

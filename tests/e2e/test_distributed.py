@@ -37,6 +37,7 @@ def arguments(data: Path, run: Path, batch_size: int) -> list[str]:
         "model.weights": "random",
         "trainer.max_steps": STEPS,
         "trainer.max_epochs": -1,
+        "trainer.log_every_n_steps": 1,
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": False,
         "trainer.enable_model_summary": False,
@@ -119,6 +120,12 @@ def test_each_of_three_volumes_is_validated_once(runs: tuple[Path, Path]) -> Non
 def logged(run: Path, name: str) -> list[float]:
     with (run / "run" / "metrics.csv").open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_training_means_are_those_of_all_ranks(runs: tuple[Path, Path]) -> None:
+    one, two = (logged(run, "train/loss") for run in runs)
+    assert len(one) == len(two) == STEPS
+    assert two == pytest.approx(one, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["val/dice_loss", "val/volume_dsc"])
