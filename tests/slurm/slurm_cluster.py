@@ -118,12 +118,12 @@ class Cluster:
         """Submits a batch file with options; returns the job's id."""
         return int(self.command("sbatch", "--parsable", f"--chdir={cwd}", *words).split(";")[0])
 
-    def describe(self, job: int) -> dict[str, str]:
-        """What ``scontrol`` knows about a job: ``JobState``, ``Restarts``, ``ExitCode``, ..."""
+    def describe(self, job: int | str) -> dict[str, str]:
+        """What ``scontrol`` knows about a job (``7``, or ``7_1`` of an array): ``JobState``, ..."""
         text = self.command("scontrol", "--oneliner", "show", "job", job)
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
-    def wait_for(self, job: int, state: str, seconds: float = 300) -> dict[str, str]:
+    def wait_for(self, job: int | str, state: str, seconds: float = 300) -> dict[str, str]:
         """Returns a job's description once it is in ``state``; fails where it ends in another."""
         last: dict[str, str] = {}
 

@@ -15,9 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCH_FILE = ROOT / "scripts/slurm/train.sbatch"
 EPOCHS = 4
 BATCHES = 12
-LIMIT_S = 300
+# Trains for longer than SLURM takes to notice a limit.
+LONG_EPOCHS = 30
+LIMIT_S = 600
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +93,8 @@ def complete(cluster: Cluster, job: int, run: Path, restarts: int) -> None:
     assert int(described["Restarts"]) == restarts, output_of(run).read_text()
 
 
-def assert_same_run(run: Path, reference: Path, starts: int) -> None:
-    assert_same_end(run, reference, EPOCHS * BATCHES)
+def assert_same_run(run: Path, reference: Path, starts: int, epochs: int = EPOCHS) -> None:
+    assert_same_end(run, reference, epochs * BATCHES)
     files = wandb_files.starts(run)
     assert len(files) == starts
     assert set().union(*(wandb_files.run_ids(file) for file in files)) == {
@@ -125,3 +127,25 @@ def test_cancelled_for_good(cluster: Cluster, data: Path, tmp_path: Path) -> Non
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == sum("train/loss" in row for row in rows(run))
     assert cluster.describe(job)["JobState"] == "CANCELLED"
+
+
+@pytest.mark.slow
+def test_requeued_before_the_time_limit(cluster: Cluster, data: Path, tmp_path: Path) -> None:
+    """SLURM looks at limits every half minute, and may signal a minute early.
+
+    The limit is set when the run trains, however long it took to start.
+    """
+    reference, run = tmp_path / "reference" / "run", tmp_path / "limited" / "run"
+    for folder in (reference, run):
+        folder.parent.mkdir()
+    complete(cluster, submit(cluster, data, reference, epochs=LONG_EPOCHS), reference, restarts=0)
+    job = submit(cluster, data, run, "--time=60", "--signal=USR1@60", epochs=LONG_EPOCHS)
+    wait_for_more_rows(cluster, job, run)
+    hours, minutes, _ = map(int, cluster.describe(job)["RunTime"].split(":"))
+    limit = 60 * hours + minutes + 2
+    cluster.command("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+    cluster.wait_for(job, "PENDING", LIMIT_S)
+    cluster.command("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    complete(cluster, job, run, restarts=1)
+    assert "stopped by SIGUSR1" in output_of(run).read_text()
+    assert_same_run(run, reference, starts=2, epochs=LONG_EPOCHS)
