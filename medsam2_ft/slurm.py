@@ -81,7 +81,7 @@ def requeue(job: str, signum: int) -> Requeue:
     """
     try:
         shown = _scontrol("--oneliner", "show", "job", job)
-        if is_requeued(shown, int(os.environ.get("SLURM_RESTART_COUNT", 0))):
+        if is_requeued(shown, int(os.environ.get("SLURM_RESTART_COUNT", "0"))):
             return Requeue(True, f"job {job} is in the queue again")
         reason = why_not(signum, shown)
         if reason is not None:

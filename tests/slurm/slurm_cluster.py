@@ -31,8 +31,11 @@ CRED_EXPIRE_S = 15
 KILL_WAIT_S = 60
 GPUS = 4
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"})
-START_S = 90
-STOP_S = 60
+START_S = 300
+STOP_S = 120
+COMMAND_S = 300
+# Seconds between two questions to the controller, which are processes of their own.
+POLL_S = 0.3
 
 # Tasks of a job share the machine's cores, so the node promises more than it has, and GPUs that a
 # job can ask for though there are none. The scheduler looks at the queue every second.
@@ -109,7 +112,7 @@ class Cluster:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=COMMAND_S,
         )
         assert done.returncode == 0, f"{words}: {done.stderr}{self.logs()}"
         return done.stdout.strip()
@@ -133,7 +136,7 @@ class Cluster:
             assert not ended, f"{job} is not {state}: {last}{self.logs()}"
             return last["JobState"] == state
 
-        wait_until(reached, lambda: f"{job} is not {state}: {last}{self.logs()}", seconds)
+        wait_until(reached, lambda: f"{job} is not {state}: {last}{self.logs()}", seconds, POLL_S)
         return last
 
     def logs(self) -> str:
@@ -231,7 +234,7 @@ def _is_idle(cluster: Cluster) -> bool:
         env=cluster.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_S,
     )
     return done.stdout.strip() == "idle"
 

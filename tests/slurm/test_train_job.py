@@ -8,7 +8,7 @@ import synthetic
 import torch
 import wandb_files
 from run_files import assert_same_end, rows
-from slurm_cluster import Cluster
+from slurm_cluster import ENDED, POLL_S, Cluster
 from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,17 +67,15 @@ def output_of(run: Path) -> Path:
 
 
 def wait_for_more_rows(cluster: Cluster, job: int, run: Path) -> None:
-    """Returns when the job has logged steps that no earlier start of it has come to."""
+    """Returns when the job, which runs, has logged steps that no earlier start has come to."""
     known = len(rows(run)) if (run / "metrics.csv").is_file() else 0
-    seen_running = [False]
 
     def has_more() -> bool:
         state = cluster.describe(job)["JobState"]
-        seen_running[0] |= state == "RUNNING"
-        assert state == "RUNNING" or not seen_running[0], output_of(run).read_text()
+        assert state not in ENDED, output_of(run).read_text()
         return (run / "metrics.csv").is_file() and len(rows(run)) >= known + 3
 
-    wait_until(has_more, lambda: f"{output_of(run).read_text()}{cluster.logs()}", LIMIT_S)
+    wait_until(has_more, lambda: f"{output_of(run).read_text()}{cluster.logs()}", LIMIT_S, POLL_S)
 
 
 @pytest.fixture(scope="module")
