@@ -1,6 +1,7 @@
 """A run that is killed and resumed ends bit for bit where the uninterrupted one ends."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,17 @@ def test_killed_during_a_checkpoint_write(
         data, run, ("checkpoint_write", write), 0, environment={"TMPDIR": str(shared_memory)}
     )
     assert_same_result(run, reference)
+
+
+def test_killed_between_the_last_checkpoint_and_its_export(
+    data: Path, reference: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(reference, tmp_path / "run")
+    for file in (run / "exports").glob("last.*"):
+        file.unlink()
+    assert train(arguments(data, run)) == 0
+    assert_same_result(run, reference)
+    assert (run / "exports/last.json").is_file()
 
 
 def test_a_kill_leaves_readable_checkpoints(data: Path, tmp_path: Path) -> None:
