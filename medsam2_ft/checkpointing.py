@@ -105,7 +105,7 @@ class LastCheckpoint(Checkpoint):
 
     Saves every ``every_n_steps`` optimiser steps and at the end of epochs. A step that is the
     last of its epoch is saved after the epoch's validation. A run that is killed in between repeats
-    the steps since the previous save and comes to the same result; one that is pre-empted in
+    the steps since the previous save and comes to the same result; one that is preempted in
     between (`Preemption`) is saved, and does all of the validation when it is resumed.
 
     Args:

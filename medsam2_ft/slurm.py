@@ -2,7 +2,7 @@
 
 Facts about SLURM (22.05) that this rests on:
 
-* the processes of a job get SIGTERM at its time limit, when it is pre-empted, and from `scancel`;
+* the processes of a job get SIGTERM at its time limit, when it is preempted, and from `scancel`;
   ``scontrol show job`` tells them apart, by ``PreemptTime`` and ``Reason``;
 * ``JobState`` is COMPLETING for every job that is being ended, whatever the cause;
 * one task of a job array has the whole array's id as its SLURM_JOB_ID, and all tasks would be

@@ -37,7 +37,7 @@ def test_an_array_task_is_not_the_whole_array() -> None:
             signal.SIGTERM, shown("RUNNING", preempted="2026-01-01T10:09:00"), id="grace time"
         ),
         pytest.param(
-            signal.SIGTERM, shown("COMPLETING", preempted="2026-01-01T10:09:00"), id="pre-empted"
+            signal.SIGTERM, shown("COMPLETING", preempted="2026-01-01T10:09:00"), id="preempted"
         ),
         pytest.param(signal.SIGTERM, shown("COMPLETING", "TimeLimit"), id="time limit"),
     ],

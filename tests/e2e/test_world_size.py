@@ -141,7 +141,7 @@ def test_torchrun_starts_it(source: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     args = [*arguments(source, tmp_path / "run"), "--trainer.devices", "2"]
     done = subprocess.run(
-        [*launcher, "--master_port", str(free_port()), "train.py", *args],
+        [*launcher, "--master_port", str(free_port()), "--", "train.py", *args],
         cwd=ROOT,
         check=False,
         capture_output=True,
