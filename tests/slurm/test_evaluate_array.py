@@ -19,7 +19,7 @@ TASKS = (1, 2)
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
-def test_two_tasks_score_what_one_run_scores_of(cluster: Cluster, tmp_path: Path) -> None:
+def test_two_tasks_score_what_one_run_scores(cluster: Cluster, tmp_path: Path) -> None:
     synthetic.write_folder(tmp_path / "cases", 5)
     model = write_model(tmp_path / "tiny.pt")
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -33,7 +33,7 @@ def test_two_tasks_score_what_one_run_scores_of(cluster: Cluster, tmp_path: Path
         f"--models={model}",
         f"--out={out}",
         "--device=cpu",
-        "--figures=false",
+        "--no_figures",
         cwd=ROOT,
     )
     for task in TASKS:
