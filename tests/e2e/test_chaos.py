@@ -100,11 +100,11 @@ def train_at_pace(args: list[str], run: Path, log: Path) -> Pace:
 
 
 def draw_kills(rng: random.Random, count: int, pace: Pace) -> list[dict[int, dict[str, Any]]]:
-    """When which ranks are killed: in turn rank 0, rank 1 and both; every third at the start."""
+    """When which ranks are killed: rank 0, rank 1, both in turn; a third of them at the start."""
     plans = []
     for number in range(count):
         ranks = [(0,), (1,), (0, 1)][number % 3]
-        if rng.random() < 1 / 3:
+        if number % 3 == number // 3 % 3:
             moment, delay = ("start", 0), rng.uniform(0, pace.start_s)
         else:
             moment, delay = ("batch", rng.randrange(REACH)), rng.uniform(0, 2 * pace.step_s)
