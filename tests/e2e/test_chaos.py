@@ -19,9 +19,10 @@ from whole_files import assert_run_is_whole, leftovers, store_content
 
 BATCHES = 12
 LIMIT_S = 300
-# A kill comes at one of so many batches after a start, of which each costs two of the run's steps:
-# the run has enough of them left to be killed in.
+# A kill comes at one of so many batches after a start, and saves are frequent: a run of `KILLS`'
+# length has enough left to be killed in.
 REACH = 5
+# Most seconds that the rank that is left may go on before the scheduler kills it, if at all.
 SURVIVES_S = 4.0
 KILLS = [
     pytest.param(3, 3, 0, id="three kills"),
@@ -112,6 +113,7 @@ def draw_kills(rng: random.Random, count: int, pace: Pace) -> list[dict[int, dic
     return plans
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("kills", "epochs", "workers"), KILLS)
 def test_killed_again_and_again(
     kills: int, epochs: int, workers: int, data: Path, tmp_path: Path
