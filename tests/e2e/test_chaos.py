@@ -135,7 +135,9 @@ def test_killed_again_and_again(
                 assert ranks[1 - min(plan)].exitcode == 1, log.read_text()
         codes = [process.exitcode for process in ranks]
         print(plan, codes)
-        assert [codes[rank] for rank in plan] == [-9] * len(plan), log.read_text()
+        # of two, one may have lost the other before it was killed itself
+        assert -9 in [codes[rank] for rank in plan], log.read_text()
+        assert 0 not in codes, log.read_text()
         assert_run_is_whole(run)
         for folder in store.glob("*"):
             assert store_content(folder).items() <= whole.items()
