@@ -40,6 +40,18 @@ def job_id(environment: Mapping[str, str] | None = None) -> str | None:
     return env.get("SLURM_JOB_ID")
 
 
+def is_requeued(shown: str, restarts: int) -> bool:
+    """Whether a job goes into the queue without us: by ``scontrol requeue`` or by pre-emption.
+
+    Args:
+        shown: What ``scontrol --oneliner show job`` said; a job that is being ended for it is
+            COMPLETING, with one restart more than it has had.
+        restarts: How often this start of the job has been restarted.
+    """
+    facts = _facts(shown)
+    return facts.get("JobState") == "PENDING" or int(facts.get("Restarts", 0)) > restarts
+
+
 def why_not(signum: int, shown: str) -> str | None:
     """Returns why a job that got a signal is not to be requeued, None where it is.
 
@@ -47,15 +59,13 @@ def why_not(signum: int, shown: str) -> str | None:
         signum: The signal.
         shown: What ``scontrol --oneliner show job`` said.
     """
-    facts = dict(re.findall(r"(\w+)=(\S*)", shown))
+    facts = _facts(shown)
     if facts.get("BatchFlag") != "1":
         return "it is no batch job"
     if facts.get("Requeue") == "0":
         return "it was submitted with --no-requeue"
     preempted = facts.get("PreemptTime", "None") not in ("None", "")
     ends_by_itself = preempted or facts.get("Reason") == "TimeLimit"
-    if facts.get("JobState") == "PENDING":
-        return "it is in the queue already"
     running = facts.get("JobState") == "RUNNING"
     if ends_by_itself or (running and signum == signal.SIGUSR1):
         return None
@@ -71,6 +81,8 @@ def requeue(job: str, signum: int) -> Requeue:
     """
     try:
         shown = _scontrol("--oneliner", "show", "job", job)
+        if is_requeued(shown, int(os.environ.get("SLURM_RESTART_COUNT", "0"))):
+            return Requeue(True, f"job {job} is in the queue again")
         reason = why_not(signum, shown)
         if reason is not None:
             return Requeue(False, f"job {job} is not requeued: {reason}")
@@ -83,6 +95,10 @@ def requeue(job: str, signum: int) -> Requeue:
         said = " ".join(str(error.stderr).split())
         return Requeue(False, f"job {job} is not requeued: scontrol says {said}")
     return Requeue(True, f"job {job} is requeued")
+
+
+def _facts(shown: str) -> dict[str, str]:
+    return dict(re.findall(r"(\w+)=(\S*)", shown))
 
 
 def _scontrol(*args: str) -> str:

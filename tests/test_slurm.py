@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medsam2_ft.slurm import job_id, requeue, why_not
+from medsam2_ft.slurm import is_requeued, job_id, requeue, why_not
 
 SHOWN = (
     "JobId=17 JobName=medsam2-ft UserId=me(1000) JobState={state} Reason={reason} Requeue={requeue}"
@@ -53,7 +53,6 @@ def test_what_the_scheduler_ends_is_requeued(signum: signal.Signals, text: str) 
         (signal.SIGUSR1, shown("COMPLETING"), "cancelled"),
         (signal.SIGUSR1, shown("CANCELLED"), "cancelled"),
         (signal.SIGTERM, shown("RUNNING"), "did not come from the scheduler"),
-        (signal.SIGUSR1, shown("PENDING"), "in the queue already"),
         (signal.SIGUSR1, shown("RUNNING", requeue=0), "--no-requeue"),
         (signal.SIGUSR1, shown("RUNNING", batch=0), "no batch job"),
     ],
@@ -62,6 +61,19 @@ def test_what_the_user_ends_is_not(signum: signal.Signals, text: str, why: str) 
     reason = why_not(signum, text)
     assert reason is not None
     assert why in reason
+
+
+@pytest.mark.parametrize(
+    ("text", "restarts", "expected"),
+    [
+        (shown("PENDING"), 0, True),
+        (shown("COMPLETING"), 0, False),
+        (shown("COMPLETING").replace("Restarts=0", "Restarts=2"), 1, True),
+        (shown("COMPLETING").replace("Restarts=0", "Restarts=2"), 2, False),
+    ],
+)
+def test_a_job_that_somebody_else_requeues(text: str, restarts: int, expected: bool) -> None:
+    assert is_requeued(text, restarts) is expected
 
 
 def test_without_scontrol_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

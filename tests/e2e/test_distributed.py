@@ -1,13 +1,12 @@
 """Two processes with half the batch each train as one process with the whole batch."""
 
 import csv
-import socket
 from pathlib import Path
 
 import pytest
 import synthetic
 import torch
-from training_process import start, train
+from training_process import start_ranks, train
 
 STEPS = 20
 LIMIT_S = 300
@@ -47,24 +46,8 @@ def arguments(data: Path, run: Path, batch_size: int) -> list[str]:
     return ["fit", *(f"--{key}={value}" for key, value in values.items())]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def train_on_two_ranks(args: list[str], probe: Path, log: Path) -> None:
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-    }
-    args = [*args, "--trainer.devices=2", "--trainer.strategy=ddp"]
-    ranks = [
-        start(args, environment=shared | {"LOCAL_RANK": str(rank)}, probe=probe, log=log)
-        for rank in range(2)
-    ]
+    ranks = start_ranks(args, [{"probe": probe, "log": log}] * 2)
     for process in ranks:
         process.join(LIMIT_S)
     assert [process.exitcode for process in ranks] == [0, 0], log.read_text()
