@@ -139,9 +139,9 @@ class LastCheckpoint(Checkpoint):
         self._saved: tuple[int, int, int, bool] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Removes what a killed start of this run has left half-written."""
+        """Creates the run folder; removes what a killed start of this run has left half-written."""
         if stage == "fit" and trainer.is_global_zero:
-            run = Path(trainer.default_root_dir)
+            run = make_folder(Path(trainer.default_root_dir))
             for folder in (run, *(path for path in run.glob("*/") if path.name in WRITTEN)):
                 remove_temporaries(folder)
 
@@ -181,7 +181,9 @@ class LastCheckpoint(Checkpoint):
             progress.update(total=begun, current=dict.fromkeys(begun, 0), is_last_batch=False)
 
     def save(self, trainer: Trainer) -> None:
-        """Saves the present state, unless that is what was saved last."""
+        """Saves the present state, unless that is what was saved last, or nothing but a trial."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set dynamically
+            return
         loop = trainer.fit_loop
         batches, epochs = loop.epoch_loop.batch_progress.current, loop.epoch_progress.current
         moment = (trainer.global_step, batches.completed, epochs.processed, trainer.validating)  # type: ignore[attr-defined]

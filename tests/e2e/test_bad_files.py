@@ -202,7 +202,8 @@ def test_full_disk_keeps_the_old_checkpoint(
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     kept = {name: data for name, data in listing(run).items() if name.startswith(("ch", "ex"))}
-    start = train("fit", good, run, **{"trainer.max_epochs": 2, "ckpt_path": "last"})
+    options = {"trainer.max_epochs": 2, "ckpt_path": "last", "last.wait_for_disk_min": 0}
+    start = train("fit", good, run, **options)
     with full(monkeypatch):
         line = refused(start)
     assert_says(line, ".ckpt: cannot be written", reason, "has room")
