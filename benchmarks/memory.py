@@ -5,8 +5,8 @@
 Computed, not measured: weights, gradients and AdamW's two moments, plus every tensor that autograd
 keeps for the backward pass, counted by ``saved_tensors_hooks`` on tensors without data
 (``FakeTensorMode``, so that a large variant needs no memory), plus what is alive only for a moment:
- the block that is recomputed, and gradients as large as the two largest kept
-tensors. Autocast is run, so its copies of the weights and its float32 norms are counted. One batch
+the block that is recomputed, and gradients as large as the two largest kept tensors.
+Autocast is run, so its copies of the weights and its float32 norms are counted. One batch
 of one and one of two slices give the constant and the part that grows with the batch.
 
 ``--check`` compares with the peak of real steps in fresh processes on this CPU (``VmHWM``, less
@@ -17,6 +17,7 @@ presets leave a fifth to spare (docs/presets.md).
 import argparse
 import json
 import sys
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -97,16 +98,32 @@ def count(model: Sam2, slices: int, precision: str) -> dict[str, int]:
     for block in model.core.image_encoder.trunk.blocks:
         hooks.append(block.register_forward_pre_hook(lambda *_: begun.append(kept.total)))
         hooks.append(block.register_forward_hook(lambda *_: blocks.append(kept.total - begun[-1])))
-    with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            levels = encode(model, slices, precision).levels
-        # the decoder reads values, and is small enough to be run
-        real = Encoding(tuple(torch.zeros(x.shape, dtype=x.dtype).requires_grad_() for x in levels))
-        loss_of(model, real, slices, precision)
+    with (
+        saved_tensors_hooks(kept.pack, lambda tensor: tensor),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ):
+        levels = encode(model, slices, precision).levels
     for hook in hooks:
         hook.remove()
-    largest = sorted(kept.sizes.values())[-2:]
-    return {"kept": kept.total, "block": max(blocks), "largest": sum(largest)}
+    decoder = decoder_sizes(tuple((x.shape, x.dtype) for x in levels), slices, precision)
+    largest = sorted([*kept.sizes.values(), *decoder])[-2:]
+    return {"kept": kept.total + sum(decoder), "block": max(blocks), "largest": sum(largest)}
+
+
+@cache
+def decoder_sizes(
+    levels: tuple[tuple[torch.Size, torch.dtype], ...], slices: int, precision: str
+) -> tuple[int, ...]:
+    """Bytes of each tensor kept by decoder and loss, which are the same for every variant.
+
+    They read values, so they are run on zeros of the encoder's shapes.
+    """
+    model = make_model(VARIANTS[0], 4 * levels[0][0][-1], checkpointing=False)
+    kept = Kept(model)
+    with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+        zeros = tuple(torch.zeros(s, dtype=dtype).requires_grad_() for s, dtype in levels)
+        loss_of(model, Encoding(zeros), slices, precision)
+    return tuple(kept.sizes.values())
 
 
 def table(variant: str, size: int) -> list[dict[str, Any]]:
