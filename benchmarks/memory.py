@@ -17,7 +17,6 @@ presets leave a fifth to spare (docs/presets.md).
 import argparse
 import json
 import sys
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,8 @@ from medsam2_ft.trainable import freeze_all_but
 VARIANTS = tuple(f"sam2.1_hiera_{size}" for size in ("tiny", "small", "base_plus", "large"))
 BF16 = "bf16-mixed"
 OBJECTS = 8  # per slice, as data.max_objects
+Level = tuple[torch.Size, torch.dtype]
+DECODERS: dict[tuple[tuple[Level, ...], int, str], tuple[int, ...]] = {}
 BATCHES = (1, 2, 4, 8, 16)
 # Real steps that take seconds: size, slices, checkpointing, dtype.
 CHECKS = ((256, 2, False, "32-true"), (512, 2, False, "32-true"), (512, 2, True, "32-true"))
@@ -105,25 +106,26 @@ def count(model: Sam2, slices: int, precision: str) -> dict[str, int]:
         levels = encode(model, slices, precision).levels
     for hook in hooks:
         hook.remove()
-    decoder = decoder_sizes(tuple((x.shape, x.dtype) for x in levels), slices, precision)
+    decoder = decoder_sizes(model, tuple((x.shape, x.dtype) for x in levels), slices, precision)
     largest = sorted([*kept.sizes.values(), *decoder])[-2:]
     return {"kept": kept.total + sum(decoder), "block": max(blocks), "largest": sum(largest)}
 
 
-@cache
 def decoder_sizes(
-    levels: tuple[tuple[torch.Size, torch.dtype], ...], slices: int, precision: str
+    model: Sam2, levels: tuple[Level, ...], slices: int, precision: str
 ) -> tuple[int, ...]:
-    """Bytes of each tensor kept by decoder and loss, which are the same for every variant.
+    """Bytes of each tensor kept by decoder and loss, counted once for all variants.
 
     They read values, so they are run on zeros of the encoder's shapes.
     """
-    model = make_model(VARIANTS[0], 4 * levels[0][0][-1], checkpointing=False)
-    kept = Kept(model)
-    with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        zeros = tuple(torch.zeros(s, dtype=dtype).requires_grad_() for s, dtype in levels)
-        loss_of(model, Encoding(zeros), slices, precision)
-    return tuple(kept.sizes.values())
+    key = (levels, slices, precision)
+    if key not in DECODERS:
+        kept = Kept(model)
+        with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+            zeros = tuple(torch.zeros(s, dtype=dtype).requires_grad_() for s, dtype in levels)
+            loss_of(model, Encoding(zeros), slices, precision)
+        DECODERS[key] = tuple(kept.sizes.values())
+    return DECODERS[key]
 
 
 def table(variant: str, size: int) -> list[dict[str, Any]]:
