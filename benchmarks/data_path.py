@@ -6,8 +6,9 @@ The baseline is the usual recipe: each labelled slice is expanded to npy files a
 uint8 (an expansion to 1024 float would be twelve times the bytes to store and to read); the worker
 loads one, picks one object, makes three float channels, resizes them and the mask to the input
 size, scales to 0-1 and flips. Ours reads the slice store and delivers up to eight objects. Both
-rates are of one process on one thread, per second of processor time, measured in turns. The floor is what cannot be left out:
-unpack image and labels, resize the image. Without ``--data`` two CT-like volumes are generated.
+rates are of one process on one thread, per second of processor time, measured in turns. The
+floor is what cannot be left out: unpack image and labels, resize the image. Without
+``--data`` two CT-like volumes are generated.
 Start-up and the memory of a worker are measured on generated cases (``data_scale.py``).
 """
 
