@@ -5,8 +5,8 @@
 Computed, not measured: weights, gradients and AdamW's two moments, plus every tensor that autograd
 keeps for the backward pass, counted by ``saved_tensors_hooks`` on tensors without data
 (``FakeTensorMode``, so that a large variant needs no memory), plus what is alive only for a moment:
- the block that is recomputed, and gradients as large as the two largest kept
-tensors. Autocast is run, so its copies of the weights and its float32 norms are counted. One batch
+the block that is recomputed, and gradients as large as the two largest kept tensors.
+Autocast is run, so its copies of the weights and its float32 norms are counted. One batch
 of one and one of two slices give the constant and the part that grows with the batch.
 
 ``--check`` compares with the peak of real steps in fresh processes on this CPU (``VmHWM``, less
@@ -34,6 +34,8 @@ from medsam2_ft.trainable import freeze_all_but
 VARIANTS = tuple(f"sam2.1_hiera_{size}" for size in ("tiny", "small", "base_plus", "large"))
 BF16 = "bf16-mixed"
 OBJECTS = 8  # per slice, as data.max_objects
+Level = tuple[torch.Size, torch.dtype]
+DECODERS: dict[tuple[tuple[Level, ...], int, str], tuple[int, ...]] = {}
 BATCHES = (1, 2, 4, 8, 16)
 # Real steps that take seconds: size, slices, checkpointing, dtype.
 CHECKS = ((256, 2, False, "32-true"), (512, 2, False, "32-true"), (512, 2, True, "32-true"))
@@ -97,16 +99,33 @@ def count(model: Sam2, slices: int, precision: str) -> dict[str, int]:
     for block in model.core.image_encoder.trunk.blocks:
         hooks.append(block.register_forward_pre_hook(lambda *_: begun.append(kept.total)))
         hooks.append(block.register_forward_hook(lambda *_: blocks.append(kept.total - begun[-1])))
-    with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            levels = encode(model, slices, precision).levels
-        # the decoder reads values, and is small enough to be run
-        real = Encoding(tuple(torch.zeros(x.shape, dtype=x.dtype).requires_grad_() for x in levels))
-        loss_of(model, real, slices, precision)
+    with (
+        saved_tensors_hooks(kept.pack, lambda tensor: tensor),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ):
+        levels = encode(model, slices, precision).levels
     for hook in hooks:
         hook.remove()
-    largest = sorted(kept.sizes.values())[-2:]
-    return {"kept": kept.total, "block": max(blocks), "largest": sum(largest)}
+    decoder = decoder_sizes(model, tuple((x.shape, x.dtype) for x in levels), slices, precision)
+    largest = sorted([*kept.sizes.values(), *decoder])[-2:]
+    return {"kept": kept.total + sum(decoder), "block": max(blocks), "largest": sum(largest)}
+
+
+def decoder_sizes(
+    model: Sam2, levels: tuple[Level, ...], slices: int, precision: str
+) -> tuple[int, ...]:
+    """Bytes of each tensor kept by decoder and loss, counted once for all variants.
+
+    They read values, so they are run on zeros of the encoder's shapes.
+    """
+    key = (levels, slices, precision)
+    if key not in DECODERS:
+        kept = Kept(model)
+        with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+            zeros = tuple(torch.zeros(s, dtype=dtype).requires_grad_() for s, dtype in levels)
+            loss_of(model, Encoding(zeros), slices, precision)
+        DECODERS[key] = tuple(kept.sizes.values())
+    return DECODERS[key]
 
 
 def table(variant: str, size: int) -> list[dict[str, Any]]:

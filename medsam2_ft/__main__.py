@@ -92,11 +92,11 @@ def dispatch(args: Sequence[str]) -> None:
         print(f"{PROG} {__version__}")
     elif name in COMMANDS:
         from medsam2_ft.command import run_command
-        from medsam2_ft.out_of_memory import COMMAND_REMEDIES, memory_advice
+        from medsam2_ft.out_of_memory import command_remedies, memory_advice
 
         entry = COMMANDS[name]
         function = getattr(importlib.import_module(entry.module), entry.function)
-        with memory_advice(lambda: name, COMMAND_REMEDIES):
+        with memory_advice(lambda: name, command_remedies(function)):
             run_command(function, f"{PROG} {name}", args[1:])
     else:
         closest = closest_name(name, COMMANDS)

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 
 from medsam2_ft.callbacks.export import ExportWeights, export_folder
+from medsam2_ft.callbacks.failed_stage import FailedStage
 from medsam2_ft.callbacks.pictures import TrainingPictures
 from medsam2_ft.callbacks.predictions import WritePredictions, predictions_folder
 from medsam2_ft.callbacks.preemption import Preemption
@@ -126,7 +127,8 @@ class FineTuneCLI(LightningCLI):
             f" precision {config.trainer.precision or '32-true'},"
             f" activation_checkpointing {str(config.model.activation_checkpointing).lower()}"
         )
-        return f"{self.config.subcommand} ({settings})"
+        doing = [c.stage for c in self.trainer.callbacks if isinstance(c, FailedStage)]
+        return ", ".join([self.config.subcommand, *filter(None, doing)]) + f" ({settings})"
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer."""
@@ -204,6 +206,7 @@ def main(args: ArgsType = None) -> FineTuneCLI:
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
                 "callbacks": [
+                    FailedStage(),
                     MetricsInStep(),
                     RandomState(),
                     Throughput(),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 
 from medsam2_ft.errors import UserError
 
@@ -12,14 +13,27 @@ TRAINING_REMEDIES = (
     " --trainer.precision bf16-mixed (GPU); a smaller --data.image_size; fewer --data.num_workers;"
     " fewer --data.max_objects. The last checkpoint is kept: --ckpt_path last goes on"
 )
-COMMAND_REMEDIES = (
-    "try in this order: fewer --workers where the command has them; a smaller model or input size;"
-    " fewer objects or images at a time; --device cpu where the GPU is full"
-)
+# By the option that a command may have.
+COMMAND_REMEDIES = {
+    "workers": "fewer --workers",
+    "image_size": "a smaller --image_size",
+    "device": "--device cpu where the GPU is full",
+}
 
 _CPU = re.compile(r"DefaultCPUAllocator: (can't allocate memory|not enough memory)|bad_alloc")
 _WORKER = re.compile(r"DataLoader worker .* (killed by signal: (Killed|Bus error)|exited unexpect)")
 _SHARED = re.compile(r"[Bb]us error|insufficient shared memory|out of shared memory")
+
+
+def command_remedies(function: Callable[..., object]) -> str:
+    """Returns what to turn down: the options that a command has, and what always helps.
+
+    Args:
+        function: The command; its parameters are its options.
+    """
+    options = signature(function).parameters
+    own = [advice for option, advice in COMMAND_REMEDIES.items() if option in options]
+    return "; ".join(["try in this order: close other programs", *own])
 
 
 def shortage(error: BaseException) -> str | None:

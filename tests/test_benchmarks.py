@@ -171,3 +171,70 @@ def test_intervals_of_paired_differences(load: Callable[[str], ModuleType]) -> N
     summary = table.summarize([record("ours", 0.0), record("other", 0.05)])
     assert summary["other"]["2D DSC"]["minus_ours"] == pytest.approx((0.05, 0.05, 0.05))
     assert summary["filled box"]["2D DSC"]["mean"] == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_rates_disk_and_start_up_of_the_data_path(
+    load: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    path, scale = load("data_path"), load("data_scale")
+    (tmp_path / "data").mkdir()
+    path.generate(tmp_path / "data", volumes=1, depth=4, side=64)
+    cases = path.find_cases(tmp_path / "data")
+    result = path.measure(cases, tmp_path, [64], seconds=0.1)
+    assert result["slices"] == 4
+    assert result["disk_mib"]["npy"] == pytest.approx(4 * 2 * (64 * 64 + 128) / 2**20)
+    small = scale.generate_cases(tmp_path / "small", 2, 3, 64)
+    scale.build_store(small)
+    start_up = scale.first_batch(small, 64, 2, 0)
+    assert len(start_up["first_batch_s"]) == scale.START_UPS
+    memory = {"2": {"resident_mb": 50, "own_mb": 5}, "10": {"resident_mb": 60, "own_mb": 4}}
+    rows = path.rows(result | {"volumes": 2, "start_up": start_up, "worker_memory": memory})
+    by_name = {row["name"]: row for row in rows}
+    disk = result["disk_mib"]
+    assert by_name["disk"]["ratio"] == disk["store"] / disk["npy"] < 1
+    medians = {k: np.median(v) for k, v in result["samples_per_s"]["64"].items()}
+    rate = by_name["store_augmented at 64"]
+    assert rate["ratio"] == pytest.approx(medians["store_augmented"] / medians["npy"])
+    assert by_name["worker memory, resident, 10 cases against 2"]["ratio"] == 1.2
+
+
+def test_memory_of_a_worker_is_that_of_the_loaders_process(
+    load: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    scale = load("data_scale")
+    small = scale.generate_cases(tmp_path / "small", 2, 3, 64)
+    scale.build_store(small)
+    memory = scale.worker_memory(small, 64, 2)
+    assert 0 < memory["own_mb"] < memory["resident_mb"]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_memory_counted_without_data_is_that_of_real_tensors(
+    load: Callable[[str], ModuleType], precision: str, checkpointing: bool
+) -> None:
+    memory = load("memory")
+    model = memory.make_model("tiny_test", 64, checkpointing)
+    weights = {p.data_ptr() for p in model.parameters()}
+    held: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        held.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        encoding = memory.encode(model, 2, precision)
+        memory.loss_of(model, encoding, 2, precision)
+    kept = {at: t.untyped_storage().nbytes() for at, t in held.items() if at not in weights}
+    # the decoder is counted on features of its own
+    features = sum(level.untyped_storage().nbytes() for level in encoding.levels)
+    counted = memory.count(model, 2, precision)["kept"]
+    assert sum(kept.values()) <= counted <= sum(kept.values()) + 2 * features
+
+
+def test_the_table_of_computed_memory_is_the_one_in_the_docs(
+    load: Callable[[str], ModuleType],
+) -> None:
+    result = json.loads((BENCHMARKS / "results" / "memory.json").read_text())
+    printed = load("memory").markdown(result["computed"])
+    assert printed in (BENCHMARKS.parent / "docs" / "presets.md").read_text()

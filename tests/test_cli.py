@@ -68,7 +68,7 @@ def test_every_config_runs(config: Path, data: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_configs() -> None:
-    expected = {"finetune", "paper", "demo", "scratch", "laptop", "cluster"}
+    expected = {"finetune", "paper", "demo", "scratch", "cluster"}
     assert {f"{name}.yaml" for name in expected} == {path.name for path in CONFIGS}
 
 
