@@ -48,6 +48,7 @@ class KeepAll(LastCheckpoint):
 def fit(
     root: Path, callbacks: list[Callback], checkpoint: Path | None = None, **options: object
 ) -> Trainer:
+    root.mkdir(exist_ok=True)  # a run whose folder is missing waits for the disk
     trainer = Trainer(
         default_root_dir=root,
         accelerator="cpu",
@@ -94,7 +95,6 @@ def fit_rank(rank: int, port: int, seed: int, root: Path, checkpoint: Path | Non
 
 
 def fit_two_ranks(seed: int, root: Path, checkpoint: Path | None = None) -> torch.Tensor:
-    root.mkdir()
     context = multiprocessing.get_context("forkserver")
     port = free_port()
     ranks = [
