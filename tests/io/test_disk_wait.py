@@ -44,10 +44,10 @@ def test_a_write_is_tried_again_until_it_succeeds(capsys: pytest.CaptureFixture[
 
 
 def test_what_atomic_writers_make_of_it_is_seen_through() -> None:
-    try:
-        raise write_failure(Path("last.ckpt"), failure(errno.EIO)) from failure(errno.EIO)
-    except UserError as error:
-        assert is_disk_trouble(error)
+    cause = failure(errno.EIO)
+    with pytest.raises(UserError) as caught:
+        raise write_failure(Path("last.ckpt"), cause) from cause
+    assert is_disk_trouble(caught.value)
     assert not is_disk_trouble(UserError("a bad option"))
 
 
