@@ -22,7 +22,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def wait_for_rows(run: Path, count: int, is_alive: Callable[[], bool]) -> None:
     """Returns when the run has logged so many rows."""
-    for _ in range(6000):
+    for _ in range(30000):
         if (run / "metrics.csv").is_file() and len(rows(run)) >= count:
             return
         assert is_alive(), "the run ended too early"

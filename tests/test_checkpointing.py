@@ -14,6 +14,7 @@ from medsam2_ft.checkpointing import (
     newest_checkpoint,
 )
 from medsam2_ft.errors import UserError
+from medsam2_ft.io.atomic import temporary_beside
 
 
 class Recorder(LastCheckpoint):
@@ -107,3 +108,13 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evil.ckpt"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt", weights_only=False)
     assert not witness.exists()
+
+
+def test_a_new_start_removes_what_a_killed_one_left_half_written(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("metrics.csv", "checkpoints/last.ckpt", "mine/a.npz")]
+    left = [temporary_beside(file) for file in files]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    run(tmp_path, LastCheckpoint(), max_epochs=1)
+    assert [file.exists() for file in left] == [False, False, True], "only where training writes"

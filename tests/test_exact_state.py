@@ -1,5 +1,7 @@
 """Random states and the scaler of fp16 are part of every checkpoint."""
 
+import multiprocessing
+import os
 import random
 import shutil
 from pathlib import Path
@@ -11,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
+from training_process import free_port
 
 from medsam2_ft.callbacks.random_state import RandomState
 from medsam2_ft.checkpointing import AtomicCheckpointIO, LastCheckpoint
@@ -45,10 +48,10 @@ class KeepAll(LastCheckpoint):
 def fit(
     root: Path, callbacks: list[Callback], checkpoint: Path | None = None, **options: object
 ) -> Trainer:
+    root.mkdir(exist_ok=True)  # a run whose folder is missing waits for the disk
     trainer = Trainer(
         default_root_dir=root,
         accelerator="cpu",
-        devices=1,
         max_epochs=EPOCHS,
         limit_train_batches=BATCHES,
         limit_val_batches=1,
@@ -56,7 +59,7 @@ def fit(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **{"plugins": [AtomicCheckpointIO()], **options},
+        **{"devices": 1, "plugins": [AtomicCheckpointIO()], **options},
     )
     trainer.fit(Random(), ckpt_path=None if checkpoint is None else str(checkpoint))
     return trainer
@@ -76,6 +79,42 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
         resumed = fit(tmp_path / "resumed", [RandomState(), KeepAll()], checkpoint)
         assert resumed.global_step == EPOCHS * BATCHES
         assert torch.equal(weights(resumed.lightning_module), weights(whole.lightning_module)), step
+
+
+def fit_rank(rank: int, port: int, seed: int, root: Path, checkpoint: Path | None) -> None:
+    """Trains as one of two processes; the first one saves the weights in the end."""
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2}
+    environment |= {"NODE_RANK": 0, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    torch.set_num_threads(1)
+    seed_everything(seed + rank)
+    callbacks = [RandomState(), KeepAll(every_n_steps=1)]
+    trainer = fit(root, callbacks, checkpoint, devices=2, strategy="ddp")
+    if rank == 0:
+        torch.save(weights(trainer.lightning_module), root / "weights.pt")
+
+
+def fit_two_ranks(seed: int, root: Path, checkpoint: Path | None = None) -> torch.Tensor:
+    context = multiprocessing.get_context("forkserver")
+    port = free_port()
+    ranks = [
+        context.Process(target=fit_rank, args=(rank, port, seed, root, checkpoint), daemon=True)
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    trained: torch.Tensor = torch.load(root / "weights.pt", weights_only=True)
+    return trained
+
+
+def test_random_numbers_go_on_on_every_rank(tmp_path: Path) -> None:
+    """The mean gradient depends on what both ranks have drawn."""
+    whole = fit_two_ranks(1, tmp_path / "whole")
+    checkpoint = tmp_path / "whole/checkpoints/step2.ckpt"
+    assert torch.equal(fit_two_ranks(99, tmp_path / "resumed", checkpoint), whole)
 
 
 def test_the_scaler_goes_on_where_it_was(tmp_path: Path) -> None:

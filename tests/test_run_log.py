@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from medsam2_ft.run_log import MetricsCsv
 
 
@@ -47,3 +49,30 @@ def test_a_comma_in_a_name_does_not_move_columns(tmp_path: Path) -> None:
     log.log_metrics({'val/a "b"': 0.25}, step=1)  # a new column: the file is written anew
     assert [row["val/node, left/dsc"] for row in rows(tmp_path)] == ["0.5", ""]
     assert [row['val/a "b"'] for row in rows(tmp_path)] == ["", "0.25"]
+
+
+HALF_ROW = "1,0,0.2"  # without its end, as a kill or a full disk leaves it
+
+
+@pytest.mark.parametrize("metric", ["train/loss", "val/dsc"])
+def test_half_a_row_at_the_end_is_written_anew(metric: str, tmp_path: Path) -> None:
+    """Whether the next row is appended or, with a new column, the file is written anew."""
+    MetricsCsv(str(tmp_path)).log_metrics({"train/loss": 0.5, "epoch": 0}, step=0)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write(HALF_ROW)
+    after = MetricsCsv(str(tmp_path))
+    after.truncate_after(5)
+    after.log_metrics({metric: 0.25, "epoch": 0}, step=1)
+    read = rows(tmp_path)
+    assert [row["step"] for row in read] == ["0", "1"]
+    assert read[0]["train/loss"] == "0.5"
+    assert read[1][metric] == "0.25"
+
+
+def test_half_a_row_of_this_very_process_is_written_anew(tmp_path: Path) -> None:
+    log = MetricsCsv(str(tmp_path))
+    log.log_metrics({"train/loss": 0.5}, step=0)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write(HALF_ROW)
+    log.log_metrics({"train/loss": 0.25}, step=1)
+    assert [row["train/loss"] for row in rows(tmp_path)] == ["0.5", "0.25"]

@@ -91,3 +91,23 @@ def test_what_scontrol_refuses_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     outcome = requeue("17", signal.SIGUSR1)
     assert not outcome.done
     assert "Invalid job id" in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("state", "calls"),
+    [
+        pytest.param("RUNNING", ["--oneliner show job 17", "requeue 17"], id="before the limit"),
+        pytest.param("COMPLETING", ["--oneliner show job 17"], id="cancelled"),
+    ],
+)
+def test_scontrol_is_told_to_requeue_unless_cancelled(
+    state: str, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "scontrol"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\necho "{shown(state)}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    outcome = requeue("17", signal.SIGUSR1)
+    assert (tmp_path / "calls").read_text().splitlines() == calls
+    assert outcome.done is (calls[-1] == "requeue 17")

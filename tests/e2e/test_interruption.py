@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 3
 BATCHES = 6
 STEPS = EPOCHS * BATCHES
+LIMIT_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_stopped_and_resumed(
     process = start(arguments(data, run), log=log)
     wait_for_rows(run, 10, process.is_alive)
     os.kill(process.pid, stop)
-    process.join(60)
+    process.join(LIMIT_S)
     text = log.read_text()
     assert process.exitcode == code, text
     assert "Traceback" not in text
@@ -153,7 +154,7 @@ def test_the_whole_process_group_gets_the_signal(
     try:
         wait_for_rows(run, 10, lambda: process.poll() is None)
         os.killpg(process.pid, stop)
-        process.wait(60)
+        process.wait(LIMIT_S)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

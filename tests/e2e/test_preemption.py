@@ -92,7 +92,11 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("moments", "code", "step"),
     [
         pytest.param(
-            [(STEP, 2, signal.SIGUSR1)], 0, 2, id="first batch of a step: its second one is done"
+            [(STEP, 2, signal.SIGUSR1)],
+            0,
+            2,
+            id="first batch of a step: its second one is done",
+            marks=pytest.mark.slow,
         ),
         pytest.param([(STEP, 5, signal.SIGTERM)], 143, 3, id="last step of an epoch"),
         pytest.param([(VALIDATION, SANITY_BATCHES + 1, signal.SIGUSR1)], 0, 3, id="validation"),
@@ -205,7 +209,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("moment", [(STEP, 2), (VOLUME, 0)])
+@pytest.mark.parametrize("moment", [(STEP, 2), pytest.param((VOLUME, 0), marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_saves_and_requeues_once(
     moment: tuple[str, int],
     slurm: dict[str, str],

@@ -123,7 +123,14 @@ def test_gradients_are_exchanged_once_per_optimiser_step(together: Path) -> None
     assert set(per_rank[0]) == set(per_rank[1]) == {1}
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (2, 1),
+        pytest.param(1, 2, marks=pytest.mark.slow),
+        pytest.param(2, 3, marks=pytest.mark.slow),
+    ],
+)
 def test_another_number_of_ranks_loses_and_doubles_no_sample(
     before: int, after: int, source: Path, alone: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +144,7 @@ def test_another_number_of_ranks_loses_and_doubles_no_sample(
     assert samples(tmp_path) == samples(alone)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it(source: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     args = [*arguments(source, tmp_path / "run"), "--trainer.devices", "2"]
