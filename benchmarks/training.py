@@ -17,6 +17,7 @@ import logging
 import statistics
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the numbers")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # random weights, no GPU: the text above says so
+    warnings.simplefilter("ignore")
     if args.memory_of:
         way, size, objects, batch, variant, folder = args.memory_of
         work = Work(int(size), int(objects), int(batch), variant)

@@ -158,7 +158,7 @@ class FineTuner(LightningModule):
         optimizer = torch.optim.AdamW(
             self._parameter_groups(),
             betas=(0.9, self.hparams["beta2"]),
-            fused=self.device.type == "cuda",
+            fused=self.device.type in ("cpu", "cuda"),
         )
         total_steps = self._total_steps()
         warmup_steps: int = max(1, round(self.hparams["warmup_share"] * total_steps))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.fast_encoder import speed_up
 from medsam2_ft.features import Decoded, Encoding, Tracked
 from medsam2_ft.sam2_model import Sam2
 from medsam2_ft.weights import VARIANTS, guess_variant, load_state, mismatch, resolve_weights
@@ -104,7 +105,9 @@ def _build_core(variant: str, image_size: int) -> Any:
     config, overrides = meta_config(variant, image_size)
     # What build_sam2_video_predictor sets and build_sam2 does not; images do not notice it.
     overrides = [*overrides, "++model.binarize_mask_from_pts_for_mem_enc=true"]
-    return build_sam2(config, None, device="cpu", hydra_overrides_extra=overrides)
+    core = build_sam2(config, None, device="cpu", hydra_overrides_extra=overrides)
+    speed_up(core)
+    return core
 
 
 def meta_config(variant: str, image_size: int) -> tuple[str, list[str]]:

@@ -49,6 +49,7 @@ class Sam2(nn.Module):
         Returns:
             Features for ``decode``, ``decode_all`` and ``track``.
         """
+        images = images.contiguous(memory_format=torch.channels_last)
         fine, middle, coarse = self.core.forward_image(images)["backbone_fpn"]
         return Encoding((fine, middle, coarse))
 
