@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from report import median_seconds
+from report import copy_byte_per_s, matmul_flop_per_s, median_seconds
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -66,12 +67,19 @@ class Part:
         }
 
 
-def both_passes(function: Callable[..., Any], *inputs: Tensor) -> Callable[[], None]:
-    """Forward, then backward from gradients of ones; gradients of inputs are made, too."""
+def both_passes(
+    function: Callable[..., Any], *inputs: Tensor, dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
+    """Forward, then backward from gradients of ones; gradients of inputs are made, too.
+
+    Below float32, ``dtype`` is that of autocast.
+    """
     leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+    device = inputs[0].device.type
 
     def run() -> None:
-        outputs = [t for t in tree_leaves(function(*leaves)) if t.requires_grad]
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            outputs = [t for t in tree_leaves(function(*leaves)) if t.requires_grad]
         torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
         for leaf in leaves:
             leaf.grad = None
@@ -87,7 +95,7 @@ def random_prompts(work: Work, device: torch.device) -> tuple[Tensor, Tensor, Te
     return index, torch.cat([low, low + work.size / 4], dim=1), masks
 
 
-def encoder_parts(model: Sam2, images: Tensor) -> list[Part]:
+def encoder_parts(model: Sam2, images: Tensor, dtype: torch.dtype) -> list[Part]:
     """Patch embedding (with positions), the stages, the neck."""
     encoder = model.core.image_encoder
     trunk, neck = encoder.trunk, encoder.neck
@@ -107,20 +115,23 @@ def encoder_parts(model: Sam2, images: Tensor) -> list[Part]:
 
         return run
 
-    parts = [Part("patch embedding", both_passes(embed, images))]
-    with torch.no_grad():
+    passes = partial(both_passes, dtype=dtype)
+    parts = [Part("patch embedding", passes(embed, images))]
+    with torch.no_grad(), torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         x, levels = embed(images), []
         for number in range(len(trunk.stage_ends)):
-            parts.append(Part(f"stage {number + 1}", both_passes(stage(number), x)))
+            parts.append(Part(f"stage {number + 1}", passes(stage(number), x)))
             x = stage(number)(x)
             levels.append(x.permute(0, 3, 1, 2))
-    return [*parts, Part("neck", both_passes(lambda *xs: neck(list(xs))[0], *levels))]
+    return [*parts, Part("neck", passes(lambda *xs: neck(list(xs))[0], *levels))]
 
 
-def decoder_parts(model: Sam2, images: Tensor, work: Work) -> list[Part]:
+def decoder_parts(
+    model: Sam2, images: Tensor, work: Work, dtype: torch.dtype
+) -> list[Part]:
     """The decoder with all its prompts, and the losses."""
     index, boxes, masks = random_prompts(work, images.device)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         encoding = model.encode(images)
         decoded = model.decode_all(encoding, index, boxes)
 
@@ -133,15 +144,59 @@ def decoder_parts(model: Sam2, images: Tensor, work: Work) -> list[Part]:
 
     outputs = decoded.mask_logits, decoded.iou, decoded.object_score_logits
     return [
-        Part("decoder", both_passes(decode, *encoding.levels)),
+        Part("decoder", both_passes(decode, *encoding.levels, dtype=dtype)),
         Part("losses", both_passes(losses, *outputs)),
     ]
 
 
-def step_parts(module: FineTuner, work: Work, device: torch.device) -> list[Part]:
-    """All parts of one of our steps but the optimiser."""
+def measure_parts(
+    module: FineTuner, work: Work, device: torch.device, dtype: torch.dtype, repeats: int
+) -> list[dict[str, Any]]:
+    """Every part of one of our steps, with its share of the roofline.
+
+    The floor of a part is the longer of its arithmetic at the speed of a large matrix product and
+    its bytes at the speed of a large copy, both measured here.
+    """
+    flop_per_s = matmul_flop_per_s(device, dtype)
+    byte_per_s = copy_byte_per_s(device)
     images = torch.randn(work.batch, 3, work.size, work.size, device=device)
-    return encoder_parts(module.model, images) + decoder_parts(module.model, images, work)
+    images = images.contiguous(memory_format=torch.channels_last)
+    parts = encoder_parts(module.model, images, dtype)
+    parts += decoder_parts(module.model, images, work, dtype)
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        rows.append({"part": part.name} | part.measure(repeats, device))
+    rows.append(optimizer_row(module, device, repeats))
+    for row in rows:
+        arithmetic_s, bytes_s = row["gflop"] * 1e9 / flop_per_s, row["gb"] * 1e9 / byte_per_s
+        row |= {"arithmetic_s": arithmetic_s, "bytes_s": bytes_s}
+        row["share"] = max(arithmetic_s, bytes_s) / row["seconds"]
+        row["bound"] = "arithmetic" if arithmetic_s > bytes_s else "bytes"
+    return rows
+
+
+def optimizer_row(module: FineTuner, device: torch.device, repeats: int) -> dict[str, Any]:
+    """AdamW: reads weight, gradient and both moments, writes all but the gradient."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
+    seconds = median_seconds(optimizer.step, repeats, device)
+    module.zero_grad()
+    n_bytes = 7 * sum(p.nbytes for p in trained)
+    return {"part": "optimiser", "gflop": 0.0, "gb": n_bytes / 1e9, "seconds": seconds}
+
+
+PARTS_HEADER = f"{'part':16}{'GFLOP':>10}{'GB':>8}{'ms':>10}{'floor ms':>10}{'share':>7}  bound by"
+
+
+def parts_line(row: dict[str, Any]) -> str:
+    """One line of the table."""
+    floor_s = max(row["arithmetic_s"], row["bytes_s"])
+    return (
+        f"{row['part']:16}{row['gflop']:10.1f}{row['gb']:8.2f}{1000 * row['seconds']:10.2f}"
+        f"{1000 * floor_s:10.2f}{row['share']:7.0%}  {row['bound']}"
+    )
 
 
 def training_flop(module: FineTuner, work: Work) -> float:

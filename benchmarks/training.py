@@ -7,7 +7,8 @@ module and data module through Lightning, all losses on, up to twelve objects of
 Both start from random weights, read the same generated volume, load in the training process, and
 take turns, step by step: what else the machine does hits both. ``--plan SIZE:OBJECTS:STEPS`` says
 what ours prompts at once and how many steps count after one to warm up. Ratios are medians of
-the steps' ratios. The floor is the arithmetic of our step at the speed of a large matrix product.
+the steps' ratios, of wall time and of CPU time. The floor is the arithmetic of our step at the speed of a large matrix product,
+in CPU time by threads.
 Peak memory is that of a fresh process that trains two steps (Linux).
 """
 
@@ -131,7 +132,8 @@ def main() -> None:
         for size, objects, steps in (map(int, entry.split(":")) for entry in args.plan):
             work = Work(size, objects, args.batch, args.variant)
             row = compare(work, steps, folder)
-            row["share_of_floor"] = 1e9 * row["gflop"] / speed / row["ours"]["wall_s"]
+            floor_s = 1e9 * row["gflop"] / speed
+            row["share_of_floor"] = floor_s / (row["ours"]["cpu_s"] / args.threads)
             row["memory"] = memory_of_both(work, folder)
             rows.append(row)
             report(row)

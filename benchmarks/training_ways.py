@@ -53,7 +53,9 @@ def paper_training(work: Work, folder: Path) -> PaperTraining:
     return PaperTraining(PaperModel(work.variant, work.size), endless(loader))
 
 
-def our_training(work: Work, folder: Path, **options: Any) -> tuple[FineTuner, SliceDataModule]:
+def our_training(
+    work: Work, folder: Path, num_workers: int = 0, **options: Any
+) -> tuple[FineTuner, SliceDataModule]:
     """Ours: the package's module with its default losses, and its data without augmentation."""
     torch.manual_seed(0)
     data = SliceDataModule(
@@ -61,7 +63,7 @@ def our_training(work: Work, folder: Path, **options: Any) -> tuple[FineTuner, S
         image_size=work.size,
         batch_size=work.batch,
         max_objects=work.objects,
-        num_workers=0,
+        num_workers=num_workers,
         negative_share=0.0,
         augment=False,
     )

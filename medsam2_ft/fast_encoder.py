@@ -47,21 +47,23 @@ def pointwise(conv: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 
 def position_embedding(trunk: Any, hw: tuple[int, int]) -> Float[Tensor, "1 {hw[0]} {hw[1]} c"]:
     """Returns the background embedding at the size of the features plus the tiled window one."""
     background, window = trunk.pos_embed[0], trunk.pos_embed_window[0]
-    rows, columns = (
-        _bicubic(size, known).to(background)
-        for size, known in zip(hw, background.shape[-2:], strict=True)
-    )
-    resized = torch.einsum("hi,cij,wj->hwc", rows, background, columns)
     side = window.shape[-1]
+    with torch.autocast(background.device.type, enabled=False):  # as interpolation does
+        rows, columns = (
+            _bicubic(size, known, background.device)
+            for size, known in zip(hw, background.shape[-2:], strict=True)
+        )
+        resized = torch.einsum("hi,cij,wj->hwc", rows, background, columns)
     tiles = resized.reshape(hw[0] // side, side, hw[1] // side, side, -1)
     return (tiles + window.permute(1, 2, 0)[None, :, None]).reshape(1, *hw, -1)
 
 
 @lru_cache(maxsize=16)
-def _bicubic(size: int, known: int) -> Float[Tensor, "{size} {known}"]:
+def _bicubic(size: int, known: int, device: torch.device) -> Float[Tensor, "{size} {known}"]:
     """The matrix by which ``interpolate(mode="bicubic")`` resizes one axis."""
-    unit = torch.eye(known)[None, None]
-    return interpolate(unit, size=(size, known), mode="bicubic")[0, 0]
+    with torch.inference_mode(False):  # a later training step needs it in its backward pass
+        unit = torch.eye(known, device=device)[None, None]
+        return interpolate(unit, size=(size, known), mode="bicubic")[0, 0]
 
 
 def windowed_block(block: Any, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j d"]:
