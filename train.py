@@ -3,6 +3,7 @@
 import sys
 
 from medsam2_ft.entry import run
+from medsam2_ft.stop_signals import listening
 
 if __name__ == "__main__":
 
@@ -12,4 +13,5 @@ if __name__ == "__main__":
 
         return main()
 
-    sys.exit(run(start))
+    with listening():  # the imports alone take seconds
+        sys.exit(run(start))

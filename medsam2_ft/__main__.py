@@ -92,10 +92,12 @@ def dispatch(args: Sequence[str]) -> None:
         print(f"{PROG} {__version__}")
     elif name in COMMANDS:
         from medsam2_ft.command import run_command
+        from medsam2_ft.out_of_memory import COMMAND_REMEDIES, memory_advice
 
         entry = COMMANDS[name]
         function = getattr(importlib.import_module(entry.module), entry.function)
-        run_command(function, f"{PROG} {name}", args[1:])
+        with memory_advice(lambda: name, COMMAND_REMEDIES):
+            run_command(function, f"{PROG} {name}", args[1:])
     else:
         closest = closest_name(name, COMMANDS)
         hint = f"did you mean {closest}?" if closest else f"there are {', '.join(COMMANDS)}"

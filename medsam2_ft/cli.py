@@ -3,23 +3,25 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from medsam2_ft.callbacks.export import ExportWeights, export_folder
 from medsam2_ft.callbacks.pictures import TrainingPictures
 from medsam2_ft.callbacks.predictions import WritePredictions, predictions_folder
+from medsam2_ft.callbacks.preemption import Preemption
 from medsam2_ft.callbacks.propagation import PropagationValidation
-from medsam2_ft.callbacks.sigterm import StopOnSigterm
+from medsam2_ft.callbacks.random_state import RandomState
 from medsam2_ft.callbacks.throughput import Throughput
 from medsam2_ft.checkpointing import (
+    GO_ON,
+    RESUME_NEWEST,
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
@@ -28,11 +30,14 @@ from medsam2_ft.checkpointing import (
     newest_checkpoint,
 )
 from medsam2_ft.data.datamodule import SliceDataModule
-from medsam2_ft.entry import EXIT_TERMINATED
 from medsam2_ft.errors import UserError
 from medsam2_ft.module import FineTuner
+from medsam2_ft.out_of_memory import TRAINING_REMEDIES, memory_advice
+from medsam2_ft.presets import expand_preset, preset_names
 from medsam2_ft.quiet import hide_noise
-from medsam2_ft.run_log import METRICS_FILE, MetricsCsv, MetricsInStep, SaveRunConfig
+from medsam2_ft.run_log import METRICS_FILE, MetricsInStep, SaveRunConfig
+from medsam2_ft.run_loggers import WandbOptions, run_loggers, tensorboard_logger
+from medsam2_ft.stop_signals import Stopped, listening
 from medsam2_ft.train_parser import (
     TrainParser,
     check_numbers,
@@ -40,25 +45,7 @@ from medsam2_ft.train_parser import (
     trainer_complaints,
 )
 
-RESUME_NEWEST = "last"
-GO_ON = f"add --ckpt_path {RESUME_NEWEST} to go on"
-
 _say = rank_zero_only(print)
-
-
-@dataclass(frozen=True)
-class WandbOptions:
-    """Weights & Biases.
-
-    Attributes:
-        mode: ``off``, ``online``, or ``offline`` (writes below the run folder; `wandb sync` later).
-        project: Project to log to.
-        entity: User or team; the account's default if not given.
-    """
-
-    mode: Literal["off", "online", "offline"] = "off"
-    project: str = "medsam2-ft"
-    entity: str | None = None
 
 
 class FineTuneCLI(LightningCLI):
@@ -80,6 +67,12 @@ class FineTuneCLI(LightningCLI):
         parser.add_argument(
             "--run", type=str, default="runs/finetune", help="Run folder: everything lies in it."
         )
+        parser.add_argument(
+            "--preset",
+            type=str | None,
+            default=None,
+            help=f"By memory of the device: auto, {', '.join(preset_names())}. Options win.",
+        )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument(
             "--tensorboard", type=bool, default=False, help="Log to TensorBoard in the run folder."
@@ -97,8 +90,11 @@ class FineTuneCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses, then says which checkpoint a run starts from."""
-        super().parse_arguments(parser, args)
+        given = sys.argv[1:] if args is None else args
+        super().parse_arguments(parser, expand_preset(given) if isinstance(given, list) else given)
         config = self.config[self.config.subcommand]
+        if config.preset is not None:
+            raise UserError(f"preset: {config.preset}: give --preset on the command line")
         check_numbers(config)
         if config.ckpt_path == RESUME_NEWEST:
             found = newest_checkpoint(config.run)
@@ -115,6 +111,22 @@ class FineTuneCLI(LightningCLI):
             _refuse_to_overwrite(config.run)
         if config.ckpt_path is not None:
             check_checkpoint(Path(config.ckpt_path))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs it; says what to turn down where memory runs out."""
+        with memory_advice(self._describe, TRAINING_REMEDIES):
+            super()._run_subcommand(subcommand)
+
+    def _describe(self) -> str:
+        """Says what was running, and the settings that memory depends on."""
+        config = self.config[self.config.subcommand]
+        settings = (
+            f"image_size {config.data.image_size}, batch_size {config.data.batch_size},"
+            f" max_objects {config.data.max_objects}, num_workers {config.data.num_workers},"
+            f" precision {config.trainer.precision or '32-true'},"
+            f" activation_checkpointing {str(config.model.activation_checkpointing).lower()}"
+        )
+        return f"{self.config.subcommand} ({settings})"
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer."""
@@ -134,7 +146,7 @@ class FineTuneCLI(LightningCLI):
                 from medsam2_ft.wandb_run import RememberWandbId
 
                 self.trainer_defaults["callbacks"].append(RememberWandbId())
-        kwargs["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
+        kwargs["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO(), *_slurm()]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:  # such as an accelerator that there is not
@@ -168,46 +180,6 @@ class FineTuneCLI(LightningCLI):
                 _say(f"{name + ':':<17}{value}")
 
 
-def tensorboard_logger(run: str) -> Logger:
-    """Returns a logger to ``<run>/tensorboard``; a resumed run adds a file of events.
-
-    Raises:
-        UserError: The package is not installed.
-    """
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    try:
-        return TensorBoardLogger(run, name="", version="tensorboard")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "--tensorboard true: tensorboard is not installed; pip install medsam2-ft[tensorboard]"
-        ) from error
-
-
-def run_loggers(run: str, wandb: WandbOptions, checkpoint: str | None = None) -> list[Logger]:
-    """Returns the CSV logger and, if switched on, Weights & Biases.
-
-    Args:
-        run: The run folder; ``wandb_id`` in it keeps the W&B run the same over restarts.
-        wandb: Options.
-        checkpoint: Where training resumes from; keeps the W&B run the same in a new run folder.
-    """
-    loggers: list[Logger] = [MetricsCsv(run)]
-    if wandb.mode != "off":
-        from medsam2_ft.wandb_run import wandb_logger
-
-        loggers.append(
-            wandb_logger(
-                Path(run),
-                project=wandb.project,
-                entity=wandb.entity,
-                offline=wandb.mode == "offline",
-                checkpoint=None if checkpoint is None else Path(checkpoint),
-            )
-        )
-    return loggers
-
-
 def main(args: ArgsType = None) -> FineTuneCLI:
     """Runs ``train.py``; tests call it with a list of arguments.
 
@@ -217,10 +189,10 @@ def main(args: ArgsType = None) -> FineTuneCLI:
     Raises:
         UserError: Bad input or a bad option.
         KeyboardInterrupt: Ctrl-C; loggers are finished.
-        SystemExit: SIGTERM in training, code 143; loggers are finished.
+        SystemExit: SIGUSR1 or SIGTERM, see `Preemption`; loggers are finished.
     """
     hide_noise()
-    with _one_line_when_stopped(), trainer_complaints():
+    with listening(), _one_line_when_stopped(), trainer_complaints():
         return FineTuneCLI(
             FineTuner,
             SliceDataModule,
@@ -233,10 +205,11 @@ def main(args: ArgsType = None) -> FineTuneCLI:
             trainer_defaults={
                 "callbacks": [
                     MetricsInStep(),
+                    RandomState(),
                     Throughput(),
-                    StopOnSigterm(),
                     ExportWeights(),
                     WritePredictions(),
+                    Preemption(),
                 ],
                 "enable_autolog_hparams": False,  # `SaveRunConfig` gives loggers everything
                 "use_distributed_sampler": False,  # our sampler divides an epoch among ranks itself
@@ -246,21 +219,28 @@ def main(args: ArgsType = None) -> FineTuneCLI:
 
 @contextmanager
 def _one_line_when_stopped() -> Iterator[None]:
-    """Gives Ctrl-C and SIGTERM their exit codes: Lightning makes 1 of the one and 0 of the other.
+    """Says in one line how a stopped run goes on, and gives Ctrl-C its exit code.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C.
-        SystemExit: With code 143 after SIGTERM.
+        KeyboardInterrupt: After Ctrl-C, of which Lightning makes exit code 1.
+        SystemExit: After a signal; with the code of `Stopped`.
     """
     try:
         yield
-    except SIGTERMException:
-        _say(f"terminated; {GO_ON}", file=sys.stderr)
-        raise SystemExit(EXIT_TERMINATED) from None
+    except Stopped as stop:
+        _say(stop.message, file=sys.stderr)
+        raise SystemExit(stop.code) from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {GO_ON}") from None
         raise
+
+
+def _slurm() -> list[SLURMEnvironment]:
+    """SLURM's environment without Lightning's own requeueing, which acts within the signal."""
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def _checkpoint_folder_name(run: str) -> str:

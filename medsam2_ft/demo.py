@@ -177,7 +177,8 @@ def start_weights() -> Literal["pretrained", "random"]:
 
 
 def _train(run: Path, weights: str) -> None:
-    from medsam2_ft.cli import RESUME_NEWEST, main
+    from medsam2_ft.checkpointing import RESUME_NEWEST
+    from medsam2_ft.cli import main
     from medsam2_ft.installation import configs_folder
 
     overlays = ("demo", "scratch") if weights == "random" else ("demo",)

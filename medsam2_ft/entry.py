@@ -11,7 +11,6 @@ from medsam2_ft.errors import UserError
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, the shell's own convention
-EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 # on the command line, and as a key in a YAML file
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (?:[^-\s]\S* )*--?([^-\s]\S*)")

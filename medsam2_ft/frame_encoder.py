@@ -1,30 +1,23 @@
 """Frames of a volume to features, one at a time, and which features are kept for later."""
 
-from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-# About 30 frames at 1024 in float32; beyond it, frames that are needed again are encoded again.
-ENCODING_CACHE_BYTES: Final = 512 << 20
+from medsam2_ft.feature_file import FeatureFile
+from medsam2_ft.features import Encoding
 
+# About 30 frames at 1024 in float32.
+RECENT_BYTES: Final = 512 << 20
 
-@runtime_checkable
-class Features(Protocol):
-    """What a model makes of a frame."""
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the features take, in bytes."""
-
-
-F = TypeVar("F", bound=Features)
-F_co = TypeVar("F_co", bound=Features, covariant=True)
+F = TypeVar("F", bound=Encoding | Tensor)
+F_co = TypeVar("F_co", bound=Encoding | Tensor, covariant=True)
 
 
 @runtime_checkable
@@ -36,48 +29,78 @@ class FrameModel(Protocol[F_co]):
 
 
 class FrameEncoder(Generic[F]):
-    """Encodes frames and keeps features that are needed again, up to ``ENCODING_CACHE_BYTES``.
+    """Encodes frames.
 
     Args:
         model: What encodes them.
         frames: uint8 ``(t, h, w)`` or ``(t, h, w, 3)``; may be a view, one frame is copied.
-        reuse: How often each frame will be asked for; it is kept until then. None keeps the frames
-            that were asked for last, whatever comes.
+    """
+
+    def __init__(self, model: FrameModel[F], frames: NDArray[np.uint8]) -> None:
+        self.model = model
+        self.frames = frames
+
+    def __call__(self, frame: int) -> F:
+        """Returns the features of a frame."""
+        # The copy is one frame; it makes read-only, strided and memory-mapped volumes acceptable
+        # to torch.
+        return self.model.encode_frame(np.array(self.frames[frame], order="C"))
+
+
+class PlannedEncoder(FrameEncoder[F]):
+    """Encodes each frame once, where it is known which will be asked for again.
+
+    Features wait for that in a temporary file, so that memory does not grow with the number of
+    frames. Where the file has no room, a frame is encoded again.
+
+    Args:
+        model: What encodes them.
+        frames: As of ``FrameEncoder``.
+        visits: Every frame as often as it will be asked for.
     """
 
     def __init__(
-        self, model: FrameModel[F], frames: NDArray[np.uint8], reuse: Collection[int] | None
+        self, model: FrameModel[F], frames: NDArray[np.uint8], visits: Iterable[int]
     ) -> None:
-        self.model = model
-        self.frames = frames
-        self.uses = None if reuse is None else _counts(reuse)
+        super().__init__(model, frames)
+        self.left = Counter(visits)
+        self.waiting: FeatureFile[F] = FeatureFile()
+
+    def __call__(self, frame: int) -> F:
+        """Returns the features of a frame."""
+        features = self.waiting.get(frame)
+        known = features is not None
+        if features is None:
+            features = super().__call__(frame)
+        self.left[frame] -= 1
+        if self.left[frame] <= 0:
+            self.waiting.discard(frame)
+        elif not known:
+            self.waiting.put(frame, features)
+        return features
+
+
+class RecentEncoder(FrameEncoder[F]):
+    """Encodes frames as a user asks for them, and keeps the latest, up to ``RECENT_BYTES``.
+
+    Args:
+        model: What encodes them.
+        frames: As of ``FrameEncoder``.
+    """
+
+    def __init__(self, model: FrameModel[F], frames: NDArray[np.uint8]) -> None:
+        super().__init__(model, frames)
         self.kept: OrderedDict[int, F] = OrderedDict()
 
     def __call__(self, frame: int) -> F:
         """Returns the features of a frame."""
-        encoding = self.kept.pop(frame, None)
-        if encoding is None:
-            # The copy is one frame; it makes read-only, strided and memory-mapped volumes
-            # acceptable to torch.
-            encoding = self.model.encode_frame(np.array(self.frames[frame], order="C"))
-        if self._needed_again(frame):
-            self.kept[frame] = encoding
-            while sum(entry.nbytes for entry in self.kept.values()) > ENCODING_CACHE_BYTES:
-                self.kept.popitem(last=False)
-        return encoding
-
-    def _needed_again(self, frame: int) -> bool:
-        if self.uses is None:
-            return True
-        self.uses[frame] = self.uses.get(frame, 1) - 1
-        return self.uses[frame] > 0
-
-
-def _counts(frames: Collection[int]) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for frame in frames:
-        counts[frame] = counts.get(frame, 0) + 1
-    return counts
+        features = self.kept.pop(frame, None)
+        if features is None:
+            features = super().__call__(frame)
+        self.kept[frame] = features
+        while sum(entry.nbytes for entry in self.kept.values()) > RECENT_BYTES:
+            self.kept.popitem(last=False)
+        return features
 
 
 @contextmanager

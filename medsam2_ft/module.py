@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -111,9 +112,8 @@ class FineTuner(LightningModule):
         """Returns the summed loss of the batch's prompts, scaled for `on_before_optimizer_step`."""
         decoded, losses = self._decode(batch)
         total = losses.total(self.loss_weights)
-        if len(total) > 0:  # a padding batch has no prompts
-            self.prompts_since_step += len(total)
-            self._log_training(losses, total, mask_dsc(decoded.mask_logits[:, 0], batch.masks))
+        self.prompts_since_step += len(total)
+        self._log_training(losses, total, mask_dsc(decoded.mask_logits[:, 0], batch.masks))
         # undo the averages over ranks (DDP) and over accumulated batches (Lightning)
         return total.sum() * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
@@ -225,6 +225,7 @@ class FineTuner(LightningModule):
         self.means.reset()
 
     def _log_training(self, losses: PromptLosses, total: Tensor, dsc: Tensor) -> None:
+        """Logs means over the prompts of the batch; of all ranks at the steps that loggers see."""
         values = {
             "loss": total,
             "dice_loss": losses.dice,
@@ -234,8 +235,13 @@ class FineTuner(LightningModule):
             "score_loss": losses.object_score,
             "dsc": dsc,
         }
-        for name, value in values.items():
-            mean = value.detach().nanmean()
+        table: Float[Tensor, "q n"] = torch.stack(list(values.values())).detach().float()
+        sums = torch.stack([table.nansum(dim=1), (~table.isnan()).sum(dim=1).float()])
+        if self.trainer._logger_connector.should_update_logs:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        elif len(total) == 0:  # padding
+            return
+        for name, mean in zip(values, sums[0] / sums[1], strict=True):
             self.log(f"train/{name}", mean, prog_bar=name in ("loss", "dsc"))
 
     def _total_steps(self) -> int:

@@ -103,10 +103,14 @@ def check_prompts(prompts: Sequence[ObjectPrompt], count: int, hw: tuple[int, in
         if len(prompt.frames) < len(prompt.slices):
             raise UserError(f"{name} has two prompts on one slice; join them into one.")
         for part in prompt.slices:
+            if not 0 <= part.frame < count:
+                raise UserError(
+                    f"{name}: there is no frame {part.frame}; choose one of frames 0-{count - 1}."
+                )
             if not 0 <= first <= part.frame <= last < count:
                 raise UserError(
-                    f"{name}: frame {part.frame} with range {first}-{last} does not lie within "
-                    f"frames 0-{count - 1}; the range must hold the prompted frame."
+                    f"{name}: range {first}-{last} must lie within frames 0-{count - 1} and hold "
+                    f"the prompted frame {part.frame}."
                 )
             check_slice_prompt(name, part, hw)
 

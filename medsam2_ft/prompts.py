@@ -1,12 +1,13 @@
 """Masks to prompts and back: boxes, their jitter, and the slice that is prompted.
 
-Pure numpy functions; whoever wants randomness passes a generator. Boxes are ``x0, y0, x1, y1``,
+Pure functions; whoever wants randomness passes a generator. Boxes are ``x0, y0, x1, y1``,
 float32, in SAM's convention: corner pixel *indices*, inclusive, so the box of a one-pixel mask has
 ``x0 == x1`` and ``y0 == y1``.
 """
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
@@ -25,11 +26,12 @@ def mask_to_box(mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, " 4"] | No
     Returns:
         The inclusive box, or None where the mask is empty.
     """
-    columns = np.flatnonzero(mask.any(axis=0))
-    if columns.size == 0:
+    if mask.size == 0:
         return None
-    rows = np.flatnonzero(mask.any(axis=1))
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
+    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))  # faster than numpy's any
+    if width == 0:
+        return None
+    return np.array([x0, y0, x0 + width - 1, y0 + height - 1], dtype=np.float32)
 
 
 def jitter_box(

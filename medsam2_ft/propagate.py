@@ -21,11 +21,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from medsam2_ft.box_trail import MARGIN_REFERENCE_SIZE, Fallback
+from medsam2_ft.features import Encoding
 from medsam2_ft.follow import Follower, Prompted
 from medsam2_ft.follow_box import BoxFollower
 from medsam2_ft.follow_memory import MemoryFollower
 from medsam2_ft.follow_slices import SliceFollower, check_boxes_only
-from medsam2_ft.frame_encoder import Features, FrameEncoder, inference
+from medsam2_ft.frame_encoder import FrameEncoder, PlannedEncoder, inference
 from medsam2_ft.object_prompts import ObjectPrompt, SlicePrompt, check_prompts
 from medsam2_ft.sam2_adapter import Sam2
 from medsam2_ft.slice_model import SliceModel
@@ -105,7 +106,7 @@ def propagate(
         follower = BoxFollower(model, hw, margin_px, fallback=fallback)
     else:
         follower = MemoryFollower(model, hw, len(frames), reset=reset_between_directions)
-    encoder = FrameEncoder(model, frames, reuse=_visits(prompts, follower.reads_ahead))
+    encoder = PlannedEncoder(model, frames, _visits(prompts, follower.reads_ahead))
     return _sweeps(model, encoder, prompts, follower, dtype, cancelled)
 
 
@@ -143,13 +144,13 @@ def propagate_boxes(
     hw = (int(frames.shape[1]), int(frames.shape[2]))
     check_prompts(prompts, len(frames), hw)
     check_boxes_only(prompts, model.name)
-    encoder = FrameEncoder(model, frames, reuse=_visits(prompts, ahead=False))
+    encoder = PlannedEncoder(model, frames, _visits(prompts, ahead=False))
     follower = SliceFollower(model, hw, margin_px, fallback)
     return _sweeps(model, encoder, prompts, follower, dtype, cancelled)
 
 
-F = TypeVar("F", bound=Features)
-F_contra = TypeVar("F_contra", bound=Features, contravariant=True)
+F = TypeVar("F", bound=Encoding | Tensor)
+F_contra = TypeVar("F_contra", bound=Encoding | Tensor, contravariant=True)
 
 
 @runtime_checkable

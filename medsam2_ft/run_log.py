@@ -12,9 +12,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from medsam2_ft.checkpointing import write_in_run
+from medsam2_ft.errors import UserError
 from medsam2_ft.io.atomic import make_folder, write_failure, write_text
+from medsam2_ft.io.disk_wait import is_disk_trouble
 
 METRICS_FILE = "metrics.csv"
 KEYS = ("step", "epoch")
@@ -25,7 +28,8 @@ class MetricsCsv(Logger):
 
     Lightning's CSVLogger deletes what an earlier start of the same run has logged. Here a new start
     keeps the rows up to the step that it resumes from (`MetricsInStep` says which) and appends.
-    Every row is on disk when ``log_metrics`` returns.
+    Every row is on disk when ``log_metrics`` returns, unless the disk is full or gone: then rows
+    are kept in memory until the next one, or until a checkpoint waits for the disk.
 
     Args:
         run: The run folder; created with the first row.
@@ -35,7 +39,11 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path = Path(run) / METRICS_FILE
         self._columns: list[str] = []
+        self._waiting: list[dict[str, Any]] = []
+        # Bytes of complete rows in the file; what lies behind is half a row.
+        self._size = 0
         self._ahead: tuple[int, frozenset[str]] | None = None
+        self._trouble = False
 
     @property
     def name(self) -> str:
@@ -64,16 +72,56 @@ class MetricsCsv(Logger):
         if self._ahead == (step, frozenset(metrics)):
             self._ahead = None
             return
-        row = {"step": step, **metrics}
-        if not self._columns and self.path.is_file():
+        self._waiting.append({"step": step, **metrics})
+        try:
+            self.flush()
+        except (OSError, UserError) as error:
+            if not is_disk_trouble(error):
+                raise
+            if not self._trouble:
+                rank_zero_warn(f"{error}: rows are kept in memory until the next checkpoint")
+            self._trouble = True
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Writes the rows that are still in memory.
+
+        Raises:
+            OSError: The disk is full or gone; nothing is lost, half a row is overwritten later.
+            UserError: The same, where a new column needs a new file.
+        """
+        if not self._waiting:
+            return
+        if not self._columns:
             self._columns = self._read()[0]
-        new = [key for key in (*KEYS, *sorted(row)) if key not in self._columns]
-        if new:
-            _, rows = self._read()
-            self._columns += list(dict.fromkeys(new))
-            self._write(rows)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns, restval="").writerow(row)
+        keys = dict.fromkeys((*KEYS, *sorted({key for row in self._waiting for key in row})))
+        columns = list(dict.fromkeys((*self._columns, *keys)))
+        if columns != self._columns:
+            self._write(columns, [*self._read()[1], *self._waiting])
+        else:
+            text = _table(columns, self._waiting, header=False)
+            with self.path.open("r+b") as file:
+                file.truncate(self._size)
+                file.seek(self._size)
+                file.write(text)
+            self._size += len(text)
+        self._waiting = []
+        self._trouble = False
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes what is still in memory.
+
+        Raises:
+            UserError: After success only, if that is not possible.
+        """
+        try:
+            self.flush()
+        except (OSError, UserError) as error:
+            if status == "success":
+                raise UserError(
+                    f"{self.path}: the last rows cannot be written ({error})"
+                ) from error
 
     @rank_zero_only
     def log_ahead(self, metrics: dict[str, float], step: int) -> None:
@@ -87,24 +135,31 @@ class MetricsCsv(Logger):
         columns, rows = self._read()
         kept = [row for row in rows if row["step"] and int(row["step"]) < step]
         if len(kept) < len(rows):
-            self._columns = columns
-            self._write(kept)
+            self._write(columns, kept)
 
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        if not self.path.is_file():
-            return [], []
-        with self.path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            return list(reader.fieldnames or ()), rows
+    def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Returns columns and complete rows; a kill or a full disk may have left half a row."""
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        self._size = content.rfind(b"\n") + 1
+        reader = csv.DictReader(io.StringIO(content[: self._size].decode(), newline=""))
+        rows: list[dict[str, Any]] = list(reader)
+        return list(reader.fieldnames or ()), rows
 
-    def _write(self, rows: list[dict[str, str]]) -> None:
-        make_folder(self.path.parent)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+    def _write(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
+        if not self._size:
+            make_folder(self.path.parent)
+        text = _table(columns, rows, header=True)
+        write_text(self.path, text.decode())
+        self._columns, self._size = columns, len(text)
+
+
+def _table(columns: list[str], rows: list[dict[str, Any]], *, header: bool) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    if header:
         writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.path, text.getvalue())
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 class MetricsInStep(Callback):
@@ -126,12 +181,14 @@ class MetricsInStep(Callback):
         batches = trainer.fit_loop.epoch_loop.batch_progress.current
         connector = trainer._logger_connector
         in_batch = batches.processed > batches.completed  # type: ignore[attr-defined]
-        if not (in_batch and connector.should_update_logs):
-            return
-        metrics = convert_tensors_to_scalars(connector.metrics["log"])
-        metrics.setdefault("epoch", trainer.current_epoch)
-        for logger in _csv_loggers(trainer):
-            logger.log_ahead(metrics, trainer.global_step - 1)
+        loggers = _csv_loggers(trainer)
+        if in_batch and connector.should_update_logs:
+            metrics = convert_tensors_to_scalars(connector.metrics["log"])
+            metrics.setdefault("epoch", trainer.current_epoch)
+            for logger in loggers:
+                logger.log_ahead(metrics, trainer.global_step - 1)
+        for logger in loggers:
+            write_in_run(trainer, logger.flush)
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -16,7 +16,7 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.follow import Follower
 from medsam2_ft.follow_box import BoxFollower
 from medsam2_ft.follow_memory import MemoryFollower
-from medsam2_ft.frame_encoder import FrameEncoder, inference
+from medsam2_ft.frame_encoder import RecentEncoder, inference
 from medsam2_ft.object_prompts import SlicePrompt, check_slice_prompt
 from medsam2_ft.propagate import FrameMasks, Strategy
 from medsam2_ft.sam2_adapter import Sam2
@@ -56,7 +56,7 @@ class Tracker:
         self.dtype = dtype
         self.max_bytes = max_bytes
         self.prompts: dict[int, dict[int, SlicePrompt]] = {}
-        self._encoder = FrameEncoder(model, frames, reuse=None)
+        self._encoder = RecentEncoder(model, frames)
         self._follower: Follower
         if strategy == "box":
             self._follower = BoxFollower(model, self.hw, margin_px, remember=True)

@@ -3,6 +3,8 @@
 import functools
 import os
 import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from medsam2_ft.io.atomic import make_folder, write_text
 
@@ -27,9 +29,17 @@ class RunWandbLogger(WandbLogger):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._is_cut_off = False
         # Lightning passes an option that W&B has dropped and warns about; it has no effect
         self._wandb_init.pop("anonymous", None)
         _keep_out_of_forks()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Logs a step, its pictures and its tables, as long as W&B's process is there."""
+        if not self._is_cut_off:
+            with self._while_connected():
+                super().log_metrics(metrics, step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -37,8 +47,27 @@ class RunWandbLogger(WandbLogger):
         super().finalize(status)
         # "finished" is what Lightning says in the middle of a run that SLURM will requeue
         if self._experiment is not None and status in ("success", "failed"):
-            self._experiment.finish(exit_code=0 if status == "success" else 1)
+            if not self._is_cut_off:
+                with self._while_connected():
+                    self._experiment.finish(exit_code=0 if status == "success" else 1)
             self._experiment = None
+
+    @contextmanager
+    def _while_connected(self) -> Iterator[None]:
+        """Lets the training go on, or save and end, when W&B's process has ended.
+
+        SLURM sends SIGTERM to every process of a job. W&B's obeys at once, while the training has
+        a step to end and a checkpoint to write.
+        """
+        import wandb
+
+        try:
+            yield
+        except ConnectionError:
+            self._is_cut_off = True
+            rank_zero_warn("W&B's process is gone: nothing more is logged there in this start.")
+            with suppress(ConnectionError):
+                wandb.teardown()  # or it would try, and fail, when this process ends
 
 
 @functools.cache

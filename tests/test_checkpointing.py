@@ -23,9 +23,11 @@ class Recorder(LastCheckpoint):
         super().__init__(**options)
         self.saves: list[tuple[int, int]] = []
 
-    def _save(self, trainer: Trainer) -> None:
-        super()._save(trainer)
-        self.saves.append((trainer.current_epoch, trainer.global_step))
+    def save(self, trainer: Trainer) -> None:
+        before = self._saved
+        super().save(trainer)
+        if self._saved != before:
+            self.saves.append((trainer.current_epoch, trainer.global_step))
 
 
 def run(tmp_path: Path, recorder: LastCheckpoint, **options: object) -> Trainer:

@@ -260,7 +260,7 @@ def test_wheel(tmp_path: Path) -> None:
     )  # fmt: skip
     wheel = zipfile.ZipFile(next(tmp_path.glob("medsam2_ft-*.whl")))
     names = wheel.namelist()
-    configs = {path.name: path.read_bytes() for path in (ROOT / "configs").glob("*.yaml")}
+    configs = {path.name: path.read_bytes() for path in (ROOT / "configs").rglob("*.yaml")}
     packed = {Path(name).name: wheel.read(name) for name in names if "configs/" in name}
     assert packed == configs
     sources = [ROOT / "medsam2_ft", ROOT / "data_prep"]

@@ -1,5 +1,7 @@
 """Propagation: order, ranges, memory, cancelling, modes and bad prompts. Parity is in parity/."""
 
+import gc
+import weakref
 from collections import Counter
 from typing import Any, Literal
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from medsam2_ft import feature_file
 from medsam2_ft import frame_encoder as module
 from medsam2_ft.errors import UserError
 from medsam2_ft.follow_memory import MemoryFollower
@@ -133,23 +136,35 @@ def test_a_frame_is_encoded_once_for_all_objects(
     assert counter.calls == len(set(range(1, 30)))
 
 
-def test_the_cache_of_encodings_is_capped(
+def test_features_that_wait_for_the_way_back_are_not_held_in_memory(
     model: Sam2, frames: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = list(propagate(model, frames, PROMPTS, strategy="box"))
-    one = model.encode(torch.zeros(1, 3, 64, 64)).nbytes
-    monkeypatch.setattr(module, "ENCODING_CACHE_BYTES", 3 * one)
-    kept = []
-    original = module.FrameEncoder.__call__
+    held: list[Any] = []
+    waiting: list[int] = []
+    original = module.PlannedEncoder.__call__
 
     def watched(self: Any, frame: int) -> Any:
         encoding = original(self, frame)
-        kept.append(len(self.kept))
+        held.append(weakref.ref(encoding.levels[0]))
+        waiting.append(len(self.waiting))
+        gc.collect()
+        assert sum(reference() is not None for reference in held) <= 2  # this frame's and the last
         return encoding
 
-    monkeypatch.setattr(module.FrameEncoder, "__call__", watched)
+    monkeypatch.setattr(module.PlannedEncoder, "__call__", watched)
+    list(propagate(model, frames, PROMPTS, strategy="box"))
+    assert max(waiting) > 10
+    assert waiting[-1] == 0
+
+
+def test_without_room_for_features_frames_are_encoded_again(
+    model: Sam2, frames: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(propagate(model, frames, PROMPTS, strategy="box"))
+    counter = CountedEncoder(model, monkeypatch)
+    monkeypatch.setattr(feature_file, "SHARE_OF_FREE_DISK", 0.0)
     actual = list(propagate(model, frames, PROMPTS, strategy="box"))
-    assert max(kept) == 3
+    assert counter.calls == len(actual) > len({result.frame for result in actual})
     for ours, theirs in zip(actual, expected, strict=True):
         assert torch.equal(ours.logits, theirs.logits)
 

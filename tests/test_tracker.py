@@ -186,7 +186,7 @@ def test_a_slice_is_encoded_once_for_several_prompts(
     for x in (10, 20, 30):
         tracker.prompt(x, click(10, x, 20))
     assert calls == [1]
-    monkeypatch.setattr(frame_encoder, "ENCODING_CACHE_BYTES", 0)
+    monkeypatch.setattr(frame_encoder, "RECENT_BYTES", 0)
     tracker.prompt(4, click(11, 10, 20))
     tracker.prompt(4, click(11, 12, 20))
     assert len(calls) == 3

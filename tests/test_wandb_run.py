@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from wandb.sdk.lib import import_hooks
@@ -55,3 +56,19 @@ def test_a_forked_process_imports_what_wandb_watches(tmp_path: Path) -> None:
             import colorsys  # noqa: F401
     finally:
         import_hooks.unregister_post_import_hook("colorsys", "test")
+
+
+def test_training_goes_on_when_the_service_has_ended(tmp_path: Path) -> None:
+    """SLURM sends SIGTERM to all processes of a job, to W&B's too."""
+    logger = wandb_logger(tmp_path / "run", project="test", entity=None, offline=True)
+    before = set(psutil.Process().children(recursive=True))
+    logger.log_metrics({"loss": 1.0}, 0)
+    service = set(psutil.Process().children(recursive=True)) - before
+    assert service
+    for process in service:
+        process.terminate()
+    psutil.wait_procs(service, timeout=60)
+    with pytest.warns(UserWarning, match="W&B's process is gone"):
+        logger.log_metrics({"loss": 0.5}, 1)
+    logger.log_metrics({"loss": 0.25}, 2)
+    logger.finalize("failed")

@@ -6,8 +6,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from medsam2_ft.checkpointing import BestCheckpoint
-from medsam2_ft.export import CHECKPOINT_KEY, ExportInfo, write_export
+from medsam2_ft.checkpointing import BestCheckpoint, write_in_run
+from medsam2_ft.export import CHECKPOINT_KEY, ExportInfo, export, write_export
 from medsam2_ft.sam2_adapter import Sam2
 
 
@@ -26,6 +26,7 @@ class ExportWeights(Checkpoint):
     def __init__(self) -> None:
         super().__init__()
         self._exported_score: float | None = None
+        self._has_ended = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exports where this epoch is the best so far."""
@@ -38,12 +39,22 @@ class ExportWeights(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exports the state after the last epoch."""
         self._export(trainer, pl_module, "last")
+        self._has_ended = True
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Exports the checkpoint of a run that was killed between its last save and its end.
+
+        Nothing is left to train then, and Lightning calls no hook of training.
+        """
+        resumed_from = trainer.ckpt_path
+        if trainer.is_global_zero and resumed_from and not self._has_ended:
+            export(Path(resumed_from), export_folder(trainer.default_root_dir) / "last.pt")
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
-        if trainer.is_global_zero:
-            target = export_folder(trainer.default_root_dir) / f"{name}.pt"
-            state = model_of(pl_module).core.state_dict()
-            write_export(state, target, export_info(trainer, pl_module))
+        target = export_folder(trainer.default_root_dir) / f"{name}.pt"
+        state = model_of(pl_module).core.state_dict()
+        info = export_info(trainer, pl_module)
+        write_in_run(trainer, lambda: write_export(state, target, info))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -9,11 +9,13 @@ from jaxtyping import Bool, Float32, UInt8
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from medsam2_ft.callbacks.propagation import autocast_dtype
 from medsam2_ft.data.batch import SliceBatch
 from medsam2_ft.errors import UserError
 from medsam2_ft.evaluate import predict_slice
+from medsam2_ft.io.disk_wait import is_disk_trouble, require_folder
 from medsam2_ft.metrics import dice
 from medsam2_ft.overlays import (
     RED,
@@ -164,7 +166,13 @@ def _draws(trainer: Trainer) -> bool:
 
 
 def _publish(trainer: Trainer, file: str, key: str, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
-    write_png(Path(trainer.default_root_dir) / PICTURES / f"{file}.png", rgb)
+    try:
+        require_folder(trainer.default_root_dir)
+        write_png(Path(trainer.default_root_dir) / PICTURES / f"{file}.png", rgb)
+    except (OSError, UserError) as error:
+        if not is_disk_trouble(error):
+            raise
+        rank_zero_warn(f"{error}; training goes on without this picture")
     for logger in trainer.loggers:
         name = f"{PICTURES}/{key}"
         if isinstance(logger, WandbLogger):

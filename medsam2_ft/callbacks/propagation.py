@@ -15,9 +15,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no types
 
+from medsam2_ft.callbacks.preemption import is_stopping, leave_validation
+from medsam2_ft.checkpointing import write_in_run
 from medsam2_ft.data.cases import NamedCase
 from medsam2_ft.data.index import UNKNOWN_MODALITY
 from medsam2_ft.errors import UserError
@@ -108,17 +109,21 @@ class PropagationValidation(Callback):
     ) -> None:
         cases = self._cases(trainer, split)
         own = self._score(trainer, pl_module, cases[trainer.global_rank :: trainer.world_size])
+        leave_validation(trainer)
         scores = gather_scores(own)
         if not scores:
             raise UserError(f"the {split} volumes hold no labelled object: check their labels")
         for name, value in summarize(scores, self.strategies[0]).items():
             pl_module.log(f"{split}/{name}", value, sync_dist=True)
-        if trainer.is_global_zero and not _dry_run_volumes(trainer):
-            rows = [
-                {"epoch": trainer.current_epoch, "step": trainer.global_step, **asdict(score)}
-                for score in scores
-            ]
-            append_rows(Path(trainer.default_root_dir) / file, rows)
+        if _dry_run_volumes(trainer):
+            return
+        rows = [
+            {"epoch": trainer.current_epoch, "step": trainer.global_step, **asdict(score)}
+            for score in scores
+        ]
+        target = Path(trainer.default_root_dir) / file
+        write_in_run(trainer, lambda: append_rows(target, rows))
+        if trainer.is_global_zero:
             _log_table(trainer, f"{split}/volume_scores", rows)
 
     def _cases(self, trainer: Trainer, split: Literal["val", "test"]) -> list[NamedCase]:
@@ -132,8 +137,8 @@ class PropagationValidation(Callback):
     ) -> list[ObjectScore]:
         scores: list[ObjectScore] = []
         for case in _with_progress(trainer, cases):
-            if trainer.received_sigterm:  # a whole split may take longer than we are given
-                raise SIGTERMException
+            if is_stopping(trainer):  # a whole split may take longer than we are given
+                break
             try:
                 scores += score_volume(
                     pl_module.model,  # type: ignore[arg-type]

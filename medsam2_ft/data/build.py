@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medsam2_ft.data.case_arrays import write_case_arrays
 from medsam2_ft.errors import UserError
 from medsam2_ft.io.npz import read_case
+from medsam2_ft.stop_signals import ignore_stop_signals, raise_if_received
 
 # Part of every case's key: a change of what is stored builds all cases anew.
 FORMAT_VERSION = "3"
@@ -81,6 +82,7 @@ def build_cases(
 
     Raises:
         UserError: If a worker is killed.
+        Stopped: This process was told to stop; what is stored stays.
     """
     if not paths:
         return
@@ -90,6 +92,7 @@ def build_cases(
         for outcome in _outcomes(paths, cases_dir, _useful_workers(paths, workers)):
             progress.advance(task)
             yield outcome
+            raise_if_received()
 
 
 def _useful_workers(paths: Sequence[Path], workers: int) -> int:
@@ -108,7 +111,7 @@ def _outcomes(
         return
     # Spawned, not forked: the training process holds threads (torch, blosc2) by now.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker) as pool:
         futures: dict[Future[SourceState | UserError], Path] = {
             pool.submit(build_case, path, cases_dir): path for path in paths
         }
@@ -116,6 +119,7 @@ def _outcomes(
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
+            raise_if_received()  # the signal went to all processes of the group
             raise UserError(
                 f"{cases_dir}: a process that stored a case was killed, probably for want of "
                 "memory; start again (finished cases are kept) with fewer processes."
@@ -124,8 +128,9 @@ def _outcomes(
             pool.shutdown(cancel_futures=True)
 
 
-def _die_with_parent() -> None:
-    """Ends this worker when its parent is killed; it would wait for work for ever otherwise."""
+def _set_up_worker() -> None:
+    """Ends this worker with its parent, for it would wait for work for ever, and not before."""
+    ignore_stop_signals()
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -191,11 +191,11 @@ class SliceReader:
 
     def image(self, folder: str, z: int) -> UInt8[np.ndarray, "h w *c"]:
         """Returns slice ``z`` of a case's image, ``(h, w)`` or ``(h, w, 3)``."""
-        return np.asarray(self._array(folder, "image.b2nd")[z])
+        return _read_slice(self._array(folder, "image.b2nd"), z)
 
     def labels(self, folder: str, map_index: int, z: int) -> Integer[np.ndarray, "h w"]:
         """Returns slice ``z`` of one of a case's label maps."""
-        return np.asarray(self._array(folder, f"labels_{map_index}.b2nd")[z])
+        return _read_slice(self._array(folder, f"labels_{map_index}.b2nd"), z)
 
     def _array(self, folder: str, file: str) -> Any:
         if self._pid != os.getpid():  # a forked worker must not share its parent's handles
@@ -211,3 +211,10 @@ class SliceReader:
         if len(self._open) > OPEN_ARRAYS:
             self._open.popitem(last=False)
         return array
+
+
+def _read_slice(array: Any, z: int) -> np.ndarray:
+    """Unpacks the chunk that is slice ``z``; indexing the array does the same, slower."""
+    plane = np.empty(array.shape[1:], array.dtype)
+    array.schunk.decompress_chunk(z, dst=plane)
+    return plane

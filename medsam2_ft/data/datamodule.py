@@ -1,5 +1,6 @@
 """The LightningDataModule: from folders of npz cases to loaders, resumable in mid-epoch."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from medsam2_ft.data.sampler import FixedBatches, TrainBatches
 from medsam2_ft.data.sets import named_folders
 from medsam2_ft.data.splits import Split
 from medsam2_ft.prepare.splits import check_shares
+from medsam2_ft.ranks import stop_together
+from medsam2_ft.stop_signals import Stopped
 from medsam2_ft.types import Case
 
 STAGES: dict[str, tuple[Split, ...]] = {
@@ -127,12 +130,13 @@ class SliceDataModule(LightningDataModule):
         self._progress = TrainingProgress()
 
     def prepare_data(self) -> None:
-        """Brings the store up to date, in one process of each machine."""
+        """Brings the store up to date, in one process of each machine, unless told to stop."""
         function = None if self.trainer is None else self.trainer.state.fn
         stage = "fit" if function is None else function.value
         if stage == "predict":
             return
-        self.library.load(STAGES[stage], quiet=self.trainer is not None and self._rank > 0)
+        with suppress(Stopped):
+            self.library.load(STAGES[stage], quiet=self.trainer is not None and self._rank > 0)
 
     def setup(self, stage: str) -> None:
         """Opens the cases of a stage.
@@ -143,7 +147,9 @@ class SliceDataModule(LightningDataModule):
         Raises:
             UserError: If the folder, a case or the store is unusable, or the split that the stage
                 is about has no case with labels.
+            Stopped: On all ranks, if one was told to stop.
         """
+        stop_together()
         if stage == "predict":  # reads the cases themselves
             return
         self.library.load(STAGES[stage])

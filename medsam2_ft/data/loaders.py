@@ -1,6 +1,5 @@
 """Loaders of slices and the processes behind them."""
 
-import signal
 from typing import Any
 
 import blosc2
@@ -13,6 +12,7 @@ from medsam2_ft.data.batch import collate
 from medsam2_ft.data.dataset import SliceDataset
 from medsam2_ft.data.sampler import FixedBatches, TrainBatches
 from medsam2_ft.errors import UserError
+from medsam2_ft.stop_signals import ignore_stop_signals
 
 
 def slice_loader(
@@ -36,6 +36,7 @@ def slice_loader(
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # or every epoch would draw from the global one
         worker_init_fn=_set_up_worker,
         pin_memory=pin_memory,
     )
@@ -59,10 +60,10 @@ def check_trainer(trainer: Trainer | None) -> None:
 def _set_up_worker(worker_id: int) -> None:
     """Workers are the parallelism; threads within each would fight for the same cores.
 
-    Schedulers send SIGTERM to the whole group. The training finishes its batch first and needs its
-    workers for that; they end when it tells them, or when it is gone.
+    Schedulers signal the whole group. The training finishes its batch first and needs its workers
+    for that; they end when it tells them, or when it is gone.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_stop_signals()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)

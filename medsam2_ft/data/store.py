@@ -185,18 +185,32 @@ def _read_states(root: Path) -> dict[str, SourceState]:
 def _remove_leftovers(cases_dir: Path) -> None:
     """Removes what killed builders left; the caller holds the lock, so nobody builds now."""
     for folder in cases_dir.glob(".tmp-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+        _discard(folder, cases_dir)
 
 
 def _remove_stale(root: Path, folders: set[str]) -> None:
     """Removes case folders that no source refers to, and index tables that refer to them."""
-    for folder in (root / "cases").iterdir():
+    cases_dir = root / "cases"
+    for folder in cases_dir.iterdir():
         if folder.name not in folders and not folder.name.startswith(".tmp-"):
-            shutil.rmtree(folder, ignore_errors=True)
+            _discard(folder, cases_dir)
     for table in (root / "index").glob("*/cases.json"):
         with suppress(OSError, ValueError):
             if not set(json.loads(table.read_text(encoding="utf-8"))) <= folders:
-                shutil.rmtree(table.parent, ignore_errors=True)
+                _discard(table.parent, cases_dir)
+
+
+def _discard(folder: Path, cases_dir: Path) -> None:
+    """Removes a folder that loses its name first.
+
+    Half of a folder under the name of a whole one would be taken for it, if this process is killed
+    on the way. And a worker that outlives its killed parent by an instant can no longer name a
+    folder that is being emptied.
+    """
+    nameless = cases_dir / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    with suppress(OSError):
+        folder.rename(nameless)
+    shutil.rmtree(nameless, ignore_errors=True)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def low_resolution_mask(mask: Bool[np.ndarray, "h w"], size: int) -> Bool[np.nda
         mask: At any size; an empty mask stays empty.
         size: Side of the result.
     """
-    coverage = resize(mask.astype(np.uint8) * 255, size)
+    coverage = resize(mask.view(np.uint8) * np.uint8(255), size)
     # 127.5 rounds to 128, the even number.
     covered: np.ndarray = coverage >= 128
     if covered.any() or not mask.any():
@@ -67,6 +67,13 @@ def compact_labels(
     Returns:
         The numbers; 0 where there is background, ``OTHER`` where there is any other label.
     """
+    if plane.dtype == np.uint8:
+        table = np.full(256, OTHER, np.uint8)
+        table[0] = 0
+        for number, label in enumerate(chosen, start=first):
+            table[label] = number
+        looked_up: np.ndarray = cv2.LUT(plane, table)  # far faster than numpy's indexing
+        return looked_up
     if plane.dtype.itemsize > 2:
         ids, plane = np.unique(plane, return_inverse=True)
     else:

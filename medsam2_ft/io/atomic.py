@@ -9,6 +9,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ import numpy as np
 from medsam2_ft.errors import UserError
 
 COMPOUND_SUFFIXES = (".nii.gz", ".seg.nrrd")
+_TEMPORARY = re.compile(r"\..*\.tmp-\d+-[0-9a-f]{8}(\..*)?", re.DOTALL)
 _DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 
 
@@ -72,6 +74,14 @@ def sync_and_replace(temporary: Path, target: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what killed writers left in a folder; nobody may be writing there now."""
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -218,7 +218,7 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *args: object) -> 
         (["--box", "80,6,90,18@2"], "not a box inside the image of 30 x 24 pixels"),
         (["--box", "8,6,20@2"], "--box 8,6,20@2: has 3 numbers and a slice"),
         (["--box", "8,6,20,18@9"], "frame 9"),
-        (["--box", "8,6,20,18@2", "--range", "4:5"], "frame 2 with range 4-5"),
+        (["--box", "8,6,20,18@2", "--range", "4:5"], "hold the prompted frame 2"),
         (["--box", "1:8,6,20,18@2", "1:9,6,20,18@2"], "two boxes on slice 2"),
         (["--box", "8,6,20,18@2", "--mask", "x.nii"], "exclude each other"),
         (["--box", "8,6,20,18@2", "--prompts", "x.json"], "--prompts excludes --box"),

@@ -1,13 +1,12 @@
 """Two processes with half the batch each train as one process with the whole batch."""
 
 import csv
-import socket
 from pathlib import Path
 
 import pytest
 import synthetic
 import torch
-from training_process import start, train
+from training_process import start_ranks, train
 
 STEPS = 20
 LIMIT_S = 300
@@ -38,6 +37,7 @@ def arguments(data: Path, run: Path, batch_size: int) -> list[str]:
         "model.weights": "random",
         "trainer.max_steps": STEPS,
         "trainer.max_epochs": -1,
+        "trainer.log_every_n_steps": 1,
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": False,
         "trainer.enable_model_summary": False,
@@ -46,24 +46,8 @@ def arguments(data: Path, run: Path, batch_size: int) -> list[str]:
     return ["fit", *(f"--{key}={value}" for key, value in values.items())]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def train_on_two_ranks(args: list[str], probe: Path, log: Path) -> None:
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-    }
-    args = [*args, "--trainer.devices=2", "--trainer.strategy=ddp"]
-    ranks = [
-        start(args, environment=shared | {"LOCAL_RANK": str(rank)}, probe=probe, log=log)
-        for rank in range(2)
-    ]
+    ranks = start_ranks(args, [{"probe": probe, "log": log}] * 2)
     for process in ranks:
         process.join(LIMIT_S)
     assert [process.exitcode for process in ranks] == [0, 0], log.read_text()
@@ -136,6 +120,12 @@ def test_each_of_three_volumes_is_validated_once(runs: tuple[Path, Path]) -> Non
 def logged(run: Path, name: str) -> list[float]:
     with (run / "run" / "metrics.csv").open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_training_means_are_those_of_all_ranks(runs: tuple[Path, Path]) -> None:
+    one, two = (logged(run, "train/loss") for run in runs)
+    assert len(one) == len(two) == STEPS
+    assert two == pytest.approx(one, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["val/dice_loss", "val/volume_dsc"])

@@ -1,26 +1,23 @@
 """Ctrl-C and SIGTERM end a run in one line, with W&B finished, and it goes on where it was."""
 
 import contextlib
-import csv
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import synthetic
 import torch
 import wandb_files
+from run_files import assert_same_end, rows, wait_for_rows
 from training_process import start, train
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 3
 BATCHES = 6
 STEPS = EPOCHS * BATCHES
-SPEED = ("speed/", "memory/")
 
 
 @pytest.fixture(scope="module")
@@ -54,36 +51,6 @@ def arguments(data: Path, run: Path, **options: object) -> list[str]:
     return ["fit", *(f"--{key}={value}" for key, value in (values | options).items())]
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv without speeds."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [
-            {k: v for k, v in row.items() if v and not k.startswith(SPEED)}
-            for row in csv.DictReader(file)
-        ]
-
-
-def wait_for_rows(run: Path, count: int, is_alive: Callable[[], bool]) -> None:
-    """Returns when the run has logged so many rows."""
-    for _ in range(6000):
-        if (run / "metrics.csv").is_file() and len(rows(run)) >= count:
-            return
-        assert is_alive(), "the run ended too early"
-        time.sleep(0.01)
-    pytest.fail("the run logs nothing")
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "exports/last.pt", weights_only=True)["model"]
-
-
-def assert_same_end(run: Path, reference: Path) -> None:
-    state, expected = weights(run), weights(reference)
-    assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
-    assert rows(run) == rows(reference)
-    assert [row["step"] for row in rows(run) if "train/loss" in row] == list(map(str, range(STEPS)))
-
-
 @pytest.fixture(scope="module")
 def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
@@ -96,7 +63,8 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("stop", "code", "said"),
     [
         (signal.SIGINT, 130, "interrupted; add --ckpt_path last to go on"),
-        (signal.SIGTERM, 143, "terminated; add --ckpt_path last to go on"),
+        (signal.SIGUSR1, 0, "saved; add --ckpt_path last to go on"),
+        (signal.SIGTERM, 143, "saved; add --ckpt_path last to go on"),
     ],
 )
 def test_stopped_and_resumed(
@@ -114,7 +82,7 @@ def test_stopped_and_resumed(
     assert text.count(said) == 1
     assert len(rows(run)) < len(rows(reference))
     assert train(arguments(data, run), log=log) == 0, log.read_text()
-    assert_same_end(run, reference)
+    assert_same_end(run, reference, STEPS)
     first, second = wandb_files.starts(run)
     assert (wandb_files.exit_code(first), wandb_files.exit_code(second)) == (1, 0)
     assert wandb_files.run_ids(first) == wandb_files.run_ids(second)
@@ -141,13 +109,14 @@ def test_metrics_are_complete_up_to_the_checkpoint_after_sigkill(
     (first,) = wandb_files.starts(run)
     assert wandb_files.exit_code(first) is None
     assert train(args, log=log) == 0, log.read_text()
-    assert_same_end(run, reference)
+    assert_same_end(run, reference, STEPS)
 
 
 def test_sigterm_between_two_volumes(data: Path, tmp_path: Path) -> None:
     """A split may take longer to segment than a cluster waits."""
     run, log = tmp_path / "run", tmp_path / "log"
-    assert train(arguments(data, run), killed_at=("terminated_in_volumes", 0), log=log) == 143
+    moment = ("medsam2_ft.callbacks.propagation:score_volume", 0, signal.SIGTERM)
+    assert train(arguments(data, run), signalled_at=[moment], log=log) == 143
     assert not (run / "volume_scores.csv").exists()
     (first,) = wandb_files.starts(run)
     assert wandb_files.exit_code(first) == 1

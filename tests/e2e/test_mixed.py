@@ -132,7 +132,7 @@ def test_alone_a_modality_scores_what_it_scores_in_the_mix(
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / source.name).symlink_to(source)
     data = SliceDataModule(str(tmp_path), image_size=64, num_workers=0, regions=True)
-    module = FineTuner.load_from_checkpoint(run / "checkpoints/last.ckpt", weights_only=False)
+    module = FineTuner.load_from_checkpoint(run / "checkpoints/last.ckpt", weights_only=True)
     trainer = quiet_trainer(tmp_path, callbacks=[PropagationValidation()])
     trainer.validate(module, datamodule=data, verbose=False)
     values = logged(run)

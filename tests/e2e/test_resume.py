@@ -1,16 +1,16 @@
 """A run that is killed and resumed ends bit for bit where the uninterrupted one ends."""
 
-import csv
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import synthetic
 import torch
+from run_files import rows
 from training_process import train
 
 EPOCHS = 3
-SPEED_COLUMNS = ("speed/", "memory/")
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +46,6 @@ def arguments(data: Path, run: Path, workers: int = 0) -> list[str]:
     return ["fit", *(f"--{key}={value}" for key, value in values.items())]
 
 
-def metrics(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv without speeds, without empty cells."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [
-            {k: v for k, v in row.items() if v != "" and not k.startswith(SPEED_COLUMNS)}
-            for row in csv.DictReader(file)
-        ]
-
-
 def assert_same_result(run: Path, reference: Path) -> None:
     for name in ("exports/best.pt", "exports/last.pt"):
         state, expected = (
@@ -72,7 +63,7 @@ def assert_same_result(run: Path, reference: Path) -> None:
     ]
     assert best[0] == best[1]
     assert ours["global_step"] == theirs["global_step"]
-    assert metrics(run) == metrics(reference)
+    assert rows(run) == rows(reference)
     volumes, expected = (
         sorted((f / "volume_scores.csv").read_text().splitlines()) for f in (run, reference)
     )
@@ -85,9 +76,9 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = run.parent / "log"
     assert train(arguments(data, run), log=log) == 0, log.read_text()
     # the run is worth comparing: it learned something and validated in every epoch
-    rows = metrics(run)
-    assert sum("val/volume_dsc" in row for row in rows) == EPOCHS
-    assert len({row["train/loss"] for row in rows if "train/loss" in row}) > 4
+    logged = rows(run)
+    assert sum("val/volume_dsc" in row for row in logged) == EPOCHS
+    assert len({row["train/loss"] for row in logged if "train/loss" in row}) > 4
     return run
 
 
@@ -124,7 +115,7 @@ def test_killed_and_resumed(
 
 
 def test_killed_at_random(data: Path, reference: Path, tmp_path: Path) -> None:
-    batch = random.SystemRandom().randrange(1, len(metrics(reference)))
+    batch = random.SystemRandom().randrange(1, len(rows(reference)))
     print(f"killed at batch {batch}")
     kill_and_resume(data, tmp_path / "run", ("batch", batch), 0)
     assert_same_result(tmp_path / "run", reference)
@@ -143,6 +134,17 @@ def test_killed_during_a_checkpoint_write(
         data, run, ("checkpoint_write", write), 0, environment={"TMPDIR": str(shared_memory)}
     )
     assert_same_result(run, reference)
+
+
+def test_killed_between_the_last_checkpoint_and_its_export(
+    data: Path, reference: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(reference, tmp_path / "run")
+    for file in (run / "exports").glob("last.*"):
+        file.unlink()
+    assert train(arguments(data, run)) == 0
+    assert_same_result(run, reference)
+    assert (run / "exports/last.json").is_file()
 
 
 def test_a_kill_leaves_readable_checkpoints(data: Path, tmp_path: Path) -> None:

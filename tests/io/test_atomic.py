@@ -15,6 +15,8 @@ from medsam2_ft.io.atomic import (
     file_stem,
     file_suffix,
     make_folder,
+    remove_temporaries,
+    temporary_beside,
     write_json,
     write_text,
 )
@@ -48,6 +50,16 @@ def test_the_temporary_file_lies_beside_and_keeps_the_suffix(tmp_path: Path) -> 
         assert not target.exists()
     assert target.read_bytes() == b"new"
     assert listing(tmp_path) == ["x.nii.gz"]
+
+
+def test_what_killed_writers_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    targets = [tmp_path / name for name in ("last.ckpt", "wandb_id", "a.nii.gz")]
+    others = [*targets, *(tmp_path / name for name in (".notes", "a.tmp-1", ".a.tmp-1-x.pt"))]
+    for path in (*map(temporary_beside, targets), *others):
+        path.touch()
+    remove_temporaries(tmp_path)
+    assert listing(tmp_path) == sorted(path.name for path in others)
+    remove_temporaries(tmp_path / "missing")
 
 
 def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:

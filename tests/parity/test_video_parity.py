@@ -16,6 +16,10 @@ from medsam2_ft.propagate import ObjectPrompt, propagate
 from medsam2_ft.sam2_adapter import Sam2
 
 TOLERANCE = 1e-5
+# Meta's predictor passes objects one by one, ours up to four together: processors choose other
+# kernels then and round otherwise (6e-7). Where that moves a logit of 0, the mask that goes into
+# memory has another pixel: 6e-5 was seen. The negative controls below lie at 6e-4 and more.
+TOLERANCE_TOGETHER = 2e-4
 BOXES = np.array([[12, 30, 45, 90], [55, 25, 90, 95], [40, 60, 62, 85]], dtype=np.float32)
 pytestmark = pytest.mark.filterwarnings(
     # Meta fills holes only where its CUDA extension is built, and says so otherwise.
@@ -41,6 +45,22 @@ def worst(actual: Results, expected: Results) -> float:
     return max(float((actual[key] - expected[key]).abs().max() / span) for key in expected)
 
 
+def compare(
+    model: Sam2,
+    frames: NDArray[np.uint8],
+    prompts: Sequence[ObjectPrompt],
+    expected: Results,
+    **options: Any,
+) -> None:
+    """Asserts that objects equal Meta's, alone and together."""
+    alone: Results = {}
+    for prompt in prompts:
+        alone |= our_results(model, frames, [prompt], **options)
+    assert worst(alone, expected) <= TOLERANCE
+    together = our_results(model, frames, prompts, **options)
+    assert worst(together, expected) <= TOLERANCE_TOGETHER
+
+
 def prompts_at(frame: int, count: int, objects: int) -> list[ObjectPrompt]:
     return [ObjectPrompt.from_box(5 + i, frame, BOXES[i], (0, count - 1)) for i in range(objects)]
 
@@ -64,7 +84,7 @@ def test_memory_equals_the_video_predictor(
     prompts = prompts_at(15, len(chest), objects)
     expected = meta_results(tiny, chest, prompts, tmp_path, reverses=reverses)
     assert_telling(torch.stack(list(expected.values())))
-    assert worst(our_results(tiny, chest, prompts), expected) <= TOLERANCE
+    compare(tiny, chest, prompts, expected)
 
 
 @pytest.mark.parametrize("objects", [1, 3])
@@ -73,9 +93,8 @@ def test_memory_without_reset_equals_two_sweeps_on_one_state(
 ) -> None:
     prompts = prompts_at(17, len(chest), objects)
     expected = meta_results(tiny, chest, prompts, tmp_path, reset=False)
-    ours = our_results(tiny, chest, prompts, reset_between_directions=False)
-    assert worst(ours, expected) <= TOLERANCE
-    assert worst(our_results(tiny, chest, prompts), expected) > TOLERANCE
+    compare(tiny, chest, prompts, expected, reset_between_directions=False)
+    assert worst(our_results(tiny, chest, prompts), expected) > TOLERANCE_TOGETHER
 
 
 def test_different_prompted_frames_and_ranges_equal_one_run_per_object(
@@ -91,7 +110,7 @@ def test_different_prompted_frames_and_ranges_equal_one_run_per_object(
         first, last = prompt.z_range
         alone = meta_results(tiny, chest, [prompt], tmp_path)
         expected |= {key: mask for key, mask in alone.items() if first <= key[1] <= last}
-    assert worst(our_results(tiny, chest, prompts), expected) <= TOLERANCE
+    compare(tiny, chest, prompts, expected)
 
 
 def test_two_frames(tiny: Sam2, chest: NDArray[np.uint8], tmp_path: Path) -> None:
@@ -123,7 +142,7 @@ def test_released_models(
     prompts = prompts_at(count // 2 - 1, count, 3)
     expected = meta_results(model, frames, prompts, tmp_path)
     assert_telling(torch.stack(list(expected.values())))
-    assert worst(our_results(model, frames, prompts), expected) <= TOLERANCE
+    compare(model, frames, prompts, expected)
 
 
 Memory = dict[str, dict[int, dict[str, Any]]]

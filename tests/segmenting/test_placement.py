@@ -140,9 +140,9 @@ def test_what_is_segmented() -> None:
     ("text", "wanted", "reason"),
     [
         ("40,2,50,12@3", None, "not a box inside the image of 30 x 20"),
-        ("1,2,10,12@8", None, "frame 8 with range 0-7"),
+        ("1,2,10,12@8", None, "there is no frame 8; choose one of frames 0-7"),
         ("1,2,10,12@-1", None, "frame -1"),
-        ("1,2,10,12@3", (4, 6), "frame 3 with range 4-6"),
+        ("1,2,10,12@3", (4, 6), "range 4-6 must lie within frames 0-7 and hold the"),
         ("1,2,10,12@3", (2, 8), "range 2-8"),
         ("1,2,10,12@2.5", None, "no whole number"),
         ("1,2,10,12", None, "on which of the 8 slices"),

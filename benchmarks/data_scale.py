@@ -1,0 +1,96 @@
+"""Start-up of the data path, and the memory of a worker as the number of cases grows.
+
+    python benchmarks/data_scale.py first-batch DATA SIZE BATCH WORKERS
+    python benchmarks/data_scale.py worker-memory DATA SIZE BATCHES
+
+Each is one line of JSON from a fresh process; ``data_path.py`` calls both. Linux (/proc).
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+
+def generate_cases(folder: Path, cases: int, depth: int, side: int) -> Path:
+    """Writes small volumes that differ from each other; every slice has two objects."""
+    folder.mkdir(parents=True)
+    for number in range(cases):
+        rng = np.random.default_rng(number)
+        image = rng.integers(60, 100, (depth, side, side)).astype(np.uint8)
+        labels = np.zeros((depth, side, side), np.uint8)
+        for label in (1, 2):
+            y, x = rng.integers(0, side - side // 8, 2)
+            labels[:, y : y + side // 8, x : x + side // 8] = label
+        np.savez_compressed(folder / f"CT_{number:04}.npz", imgs=image, gts=labels)
+    return folder
+
+
+def first_batch(data: Path, size: int, batch: int, workers: int) -> dict[str, float]:
+    """Seconds from the data module's constructor to the first batch; imports count apart.
+
+    The store is built before the clock starts, if it is not there.
+    """
+    start_s = time.perf_counter()
+    from medsam2_ft.data.augment import Augmenter
+    from medsam2_ft.data.datamodule import AugmentConfig, SliceDataModule
+
+    Augmenter(AugmentConfig())  # imports albumentations, as each worker would
+    imported_s = time.perf_counter()
+
+    def module() -> SliceDataModule:
+        return SliceDataModule(str(data), image_size=size, batch_size=batch, num_workers=workers)
+
+    module().prepare_data()
+    built_s = time.perf_counter()
+    fresh = module()
+    fresh.prepare_data()
+    fresh.setup("fit")
+    next(iter(fresh.train_dataloader()))
+    done_s = time.perf_counter()
+    return {
+        "imports_s": imported_s - start_s,
+        "store_s": built_s - imported_s,
+        "first_batch_s": done_s - built_s,
+    }
+
+
+def worker_memory(data: Path, size: int, batches: int) -> dict[str, float]:
+    """Memory of one worker after some batches: all that is resident, and what it has to itself.
+
+    The store is built by a process of its own, whose leftovers would count as the worker's.
+    """
+    from medsam2_ft.data.datamodule import SliceDataModule
+
+    module = SliceDataModule(str(data), image_size=size, batch_size=4, num_workers=1, val_share=0)
+    module.prepare_data()
+    module.setup("fit")
+    loader = module.train_dataloader()
+    seen = 0
+    while seen < batches:  # as many epochs as it takes; the worker stays
+        for _ in loader:
+            seen += 1
+            if seen == batches:
+                break
+    (worker,) = (child for child in psutil.Process().children() if _is_loader(child))
+    memory = worker.memory_full_info()
+    return {"resident_mb": memory.rss / 1e6, "own_mb": memory.uss / 1e6}
+
+
+def _is_loader(process: psutil.Process) -> bool:
+    """Multiprocessing has a helper of its own, which runs another program."""
+    return "resource_tracker" not in " ".join(process.cmdline())
+
+
+def main() -> None:
+    """Prints the JSON of the measurement that the command line names."""
+    what, data, *numbers = sys.argv[1:]
+    measure = {"first-batch": first_batch, "worker-memory": worker_memory}[what]
+    print(json.dumps(measure(Path(data), *map(int, numbers))))
+
+
+if __name__ == "__main__":
+    main()
