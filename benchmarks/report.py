@@ -60,21 +60,24 @@ def write_result(path: Path | None, result: dict[str, Any]) -> None:
 def median_seconds(
     function: Callable[[], Any], repeats: int, device: torch.device = torch.device("cpu")
 ) -> float:
-    """Median wall time of a call after one to warm up."""
+    """Median time of a call after one to warm up.
+
+    On a CPU it is CPU time by threads, which other work on the machine changes less than wall time.
+    """
     seconds = []
     for _ in range(repeats + 1):
-        synchronize(device)
-        start_s = time.perf_counter()
+        start_s = seconds_now(device)
         function()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start_s)
+        seconds.append(seconds_now(device) - start_s)
     return statistics.median(seconds[1:])
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits for a GPU."""
+def seconds_now(device: torch.device) -> float:
+    """Wall time once a GPU has done all that was asked, or CPU time by threads."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time() / torch.get_num_threads()
 
 
 def matmul_flop_per_s(device: torch.device, dtype: torch.dtype) -> float:

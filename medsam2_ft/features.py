@@ -20,7 +20,10 @@ class Encoding:
 
     def select(self, image_index: Int[Tensor, " n"]) -> "Encoding":
         """Returns the features of the given slices, one row per index, repeats allowed."""
-        fine, middle, coarse = (level[image_index] for level in self.levels)
+        # in the memory layout of the encoder: indexing the levels themselves would change it
+        fine, middle, coarse = (
+            level.permute(0, 2, 3, 1)[image_index].permute(0, 3, 1, 2) for level in self.levels
+        )
         return Encoding((fine, middle, coarse))
 
     def detach(self) -> "Encoding":

@@ -119,7 +119,7 @@ class FineTuner(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divides the gradients by the prompts of this step; runs before clipping."""
-        n_prompts = torch.tensor(float(self.prompts_since_step), device=self.device)
+        n_prompts = torch.full((), float(self.prompts_since_step), device=self.device)
         n_prompts = self.trainer.strategy.reduce(n_prompts, reduce_op="sum").clamp(min=1)
         self.prompts_since_step = 0
         grads = [p.grad for p in self.parameters() if p.grad is not None]
@@ -158,7 +158,7 @@ class FineTuner(LightningModule):
         optimizer = torch.optim.AdamW(
             self._parameter_groups(),
             betas=(0.9, self.hparams["beta2"]),
-            fused=self.device.type == "cuda",
+            fused=self.device.type in ("cpu", "cuda"),
         )
         total_steps = self._total_steps()
         warmup_steps: int = max(1, round(self.hparams["warmup_share"] * total_steps))

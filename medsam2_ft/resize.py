@@ -4,6 +4,7 @@ Everything here runs on the device of its input, one call per slice or batch; no
 float copy of a whole volume.
 """
 
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -75,6 +76,14 @@ def logits_to_native(
 
 def _standardize(unit: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
     """Subtracts the mean and divides by the deviation of each of the three channels."""
-    mean = unit.new_tensor(PIXEL_MEAN)[:, None, None]
-    std = unit.new_tensor(PIXEL_STD)[:, None, None]
+    mean, std = (_per_channel(values, unit.device) for values in (PIXEL_MEAN, PIXEL_STD))
     return unit.expand(-1, 3, -1, -1).sub(mean).div_(std)
+
+
+@lru_cache(maxsize=8)
+def _per_channel(
+    values: tuple[float, float, float], device: torch.device
+) -> Float[Tensor, "3 1 1"]:
+    """Kept on the device: each copy from the host would wait for all that the GPU has to do."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)[:, None, None]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.fast_encoder import speed_up
 from medsam2_ft.features import Decoded, Encoding, Tracked
 from medsam2_ft.sam2_model import Sam2
 from medsam2_ft.weights import VARIANTS, guess_variant, load_state, mismatch, resolve_weights
@@ -101,13 +102,15 @@ def _build_core(variant: str, image_size: int) -> Any:
     """Instantiates Meta's model from its own YAML."""
     from sam2.build_sam import build_sam2
 
-    config, overrides = _meta_config(variant, image_size)
+    config, overrides = meta_config(variant, image_size)
     # What build_sam2_video_predictor sets and build_sam2 does not; images do not notice it.
     overrides = [*overrides, "++model.binarize_mask_from_pts_for_mem_enc=true"]
-    return build_sam2(config, None, device="cpu", hydra_overrides_extra=overrides)
+    core = build_sam2(config, None, device="cpu", hydra_overrides_extra=overrides)
+    speed_up(core)
+    return core
 
 
-def _meta_config(variant: str, image_size: int) -> tuple[str, list[str]]:
+def meta_config(variant: str, image_size: int) -> tuple[str, list[str]]:
     """Returns the config file inside ``sam2`` and the overrides that make the variant of it."""
     tiny = variant == TINY_TEST
     config = VARIANTS["sam2.1_hiera_tiny" if tiny else variant].config
@@ -143,7 +146,7 @@ def video_predictor(model: Sam2) -> Any:
     """Returns Meta's ``SAM2VideoPredictor`` with a copy of the weights, on the same device."""
     from sam2.build_sam import build_sam2_video_predictor
 
-    config, overrides = _meta_config(model.variant, model.image_size)
+    config, overrides = meta_config(model.variant, model.image_size)
     predictor = build_sam2_video_predictor(
         config, None, device=str(model.device), hydra_overrides_extra=overrides
     )

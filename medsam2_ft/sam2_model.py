@@ -49,6 +49,7 @@ class Sam2(nn.Module):
         Returns:
             Features for ``decode``, ``decode_all`` and ``track``.
         """
+        images = images.contiguous(memory_format=torch.channels_last)
         fine, middle, coarse = self.core.forward_image(images)["backbone_fpn"]
         return Encoding((fine, middle, coarse))
 
@@ -289,5 +290,6 @@ def _sequence(level: Float[Tensor, "n c h w"]) -> Float[Tensor, "hw n c"]:
 
 def _box_points(boxes_xyxy: Float[Tensor, "n 4"]) -> tuple[Tensor, Tensor]:
     """Returns boxes as SAM2 reads them: two corner points with labels 2 and 3."""
-    labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes_xyxy.device)
+    # made on the device: a copy from the host would wait for everything that the GPU has to do
+    labels = torch.arange(2, 4, dtype=torch.int32, device=boxes_xyxy.device)[None]
     return boxes_xyxy.float().reshape(-1, 2, 2), labels.expand(len(boxes_xyxy), -1)
