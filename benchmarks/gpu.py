@@ -113,7 +113,9 @@ def main() -> None:
             if row == OURS:  # early: a run that is cut short has it
                 result["roofline"] = roofline(work, device)
                 write_result(args.json, result)
-    print({name: result.get(name) for name in ("best", "image_ratio", "memory_ratio", "device_busy")})
+    print(
+        {name: result.get(name) for name in ("best", "image_ratio", "memory_ratio", "device_busy")}
+    )
 
 
 def roofline(work: Work, device: torch.device) -> list[dict[str, Any]]:

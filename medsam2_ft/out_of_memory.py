@@ -21,7 +21,9 @@ COMMAND_REMEDIES = {
 }
 
 _CPU = re.compile(r"DefaultCPUAllocator: (can't allocate memory|not enough memory)|bad_alloc")
-_WORKER = re.compile(r"DataLoader worker .* (killed by signal: (Killed|Bus error)|exited unexpect)")
+_WORKER = re.compile(
+    r"DataLoader worker .* (killed by signal: (Killed|Bus error)|exited unexpectedly)"
+)
 _SHARED = re.compile(r"[Bb]us error|insufficient shared memory|out of shared memory")
 
 
