@@ -127,7 +127,8 @@ class FineTuneCLI(LightningCLI):
             f" precision {config.trainer.precision or '32-true'},"
             f" activation_checkpointing {str(config.model.activation_checkpointing).lower()}"
         )
-        doing = [c.stage for c in self.trainer.callbacks if isinstance(c, FailedStage)]
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
+        doing = [c.stage for c in callbacks if isinstance(c, FailedStage)]
         return ", ".join([self.config.subcommand, *filter(None, doing)]) + f" ({settings})"
 
     def instantiate_classes(self) -> None:
