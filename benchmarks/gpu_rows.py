@@ -72,9 +72,7 @@ ROWS: Final = (
     replace(OURS, name="ours, bf16, cuDNN attention", sdpa=SDPBackend.CUDNN_ATTENTION),
     replace(OURS, name="ours, bf16, plain attention", sdpa=SDPBackend.MATH),
     replace(OURS, name="ours, bf16, compiled encoder", options=COMPILED),
-    replace(
-        OURS, name="ours, bf16, compiled, checkpointing", options=(*COMPILED, *CHECKPOINTING)
-    ),
+    replace(OURS, name="ours, bf16, compiled, checkpointing", options=(*COMPILED, *CHECKPOINTING)),
 )
 
 

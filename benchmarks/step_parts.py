@@ -126,9 +126,7 @@ def encoder_parts(model: Sam2, images: Tensor, dtype: torch.dtype) -> list[Part]
     return [*parts, Part("neck", passes(lambda *xs: neck(list(xs))[0], *levels))]
 
 
-def decoder_parts(
-    model: Sam2, images: Tensor, work: Work, dtype: torch.dtype
-) -> list[Part]:
+def decoder_parts(model: Sam2, images: Tensor, work: Work, dtype: torch.dtype) -> list[Part]:
     """The decoder with all its prompts, and the losses."""
     index, boxes, masks = random_prompts(work, images.device)
     with torch.no_grad(), torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
