@@ -89,6 +89,13 @@ bench: install  ## measure speed and memory of this machine
 	@$(PY) benchmarks/metrics.py --json benchmarks/results/metrics.json
 	@$(PY) benchmarks/prepare.py --json benchmarks/results/prepare.json
 	@$(PY) benchmarks/inference.py --json benchmarks/results/inference.json
+	@$(PY) benchmarks/training.py --json benchmarks/results/training.json
+	@$(PY) benchmarks/floor.py --json benchmarks/results/floor.json
+	@$(PY) benchmarks/loss_curves.py --figure docs/images/loss_curves.png \
+		--json benchmarks/results/loss_curves.json
+	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		$(PY) benchmarks/gpu.py --json benchmarks/results/gpu.json; fi
+	@$(PY) benchmarks/summary.py
 
 # An hour on two cores; every finished run is kept (runs/transfer) and not repeated.
 bench-transfer: install  ## compare training recipes on patients never trained on

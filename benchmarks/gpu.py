@@ -29,7 +29,7 @@ LOADED = "ours, bf16, 8 workers"
 
 
 def try_row(row: Row, *args: Any) -> dict[str, Any]:
-    """Measures a row; a kernel that does not fit the GPU or memory that does not suffice is said."""
+    """Measures a row; says what was wrong with the kernel or the memory."""
     try:
         return measure(row, *args)
     except RuntimeError as error:  # torch's for both
@@ -104,11 +104,12 @@ def main() -> None:
             if args.only and row.name not in args.only:
                 continue
             if time.monotonic() - began_s > args.budget_s:
-                result["rows"].append({"name": row.name, "error": "left out: the budget is spent"})
-                continue
-            result["rows"].append(try_row(row, work, device, args.steps, args.warmup, folder))
+                measured = {"name": row.name, "error": "left out: the budget is spent"}
+            else:
+                measured = try_row(row, work, device, args.steps, args.warmup, folder)
+            result["rows"].append(measured)
             result |= conclude(result)
-            report(result["rows"][-1])
+            report(measured)
             write_result(args.json, result)
             if row == OURS:  # early: a run that is cut short has it
                 result["roofline"] = roofline(work, device)

@@ -114,7 +114,7 @@ class PaperTraining:
         self,
         model: PaperModel,
         batches: Iterator[tuple[Tensor, Tensor, Tensor]],
-        device: torch.device = torch.device("cpu"),
+        device: torch.device,
     ) -> None:
         self.model = model
         self.batches = batches

@@ -57,9 +57,7 @@ def write_result(path: Path | None, result: dict[str, Any]) -> None:
     atomic.write_json(path, facts | result)
 
 
-def median_seconds(
-    function: Callable[[], Any], repeats: int, device: torch.device = torch.device("cpu")
-) -> float:
+def median_seconds(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
     """Median time of a call after one to warm up.
 
     On a CPU it is CPU time by threads, which other work on the machine changes less than wall time.

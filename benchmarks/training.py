@@ -7,9 +7,9 @@ module and data module through Lightning, all losses on, up to twelve objects of
 Both start from random weights, read the same generated volume, load in the training process, and
 take turns, step by step: what else the machine does hits both. ``--plan SIZE:OBJECTS:STEPS`` says
 what ours prompts at once and how many steps count after one to warm up. Ratios are medians of
-the steps' ratios, of wall time and of CPU time. The floor is the arithmetic of our step at the speed of a large matrix product,
-in CPU time by threads.
-Peak memory is that of a fresh process that trains two steps (Linux).
+the steps' ratios, of wall time and of CPU time. The floor is the arithmetic of our step at the
+speed of a large matrix product, in CPU time by threads. Peak memory is that of a fresh process
+that trains two steps (Linux).
 """
 
 import argparse
@@ -35,6 +35,7 @@ from training_ways import (
     write_cases,
 )
 
+CLOCKS = ("wall", "cpu")
 PLAN = ("1024:12:2", "1024:1:3", "512:12:4", "512:1:4", "256:12:8", "256:1:8")
 
 
@@ -55,7 +56,7 @@ def compare(work: Work, steps: int, folder: Path) -> dict[str, Any]:
             "images_per_s": work.batch / wall_s,
             "objects_per_s": objects / wall_s,
         }
-    for column, kind in enumerate(("wall", "cpu")):
+    for column, kind in enumerate(CLOCKS):
         ratios = [p[column] / o[column] for o, p in zip(turns.ours, turns.others, strict=True)]
         result[f"image_ratio_{kind}"] = statistics.median(ratios)
         result[f"object_ratio_{kind}"] = work.objects * result[f"image_ratio_{kind}"]
@@ -85,12 +86,14 @@ def memory_of_both(work: Work, folder: Path) -> dict[str, Any]:
 
 def report(row: dict[str, Any]) -> None:
     """Prints what was measured."""
-    ours, paper = row["ours"], row["paper"]
+    ours, paper, memory_of = row["ours"], row["paper"], row["memory"]
+    ratios = [row[f"{what}_ratio_{clock}"] for what in ("image", "object") for clock in CLOCKS]
     print(
-        f"{row['size']:5} {row['objects_per_slice']:7} {ours['wall_s']:9.2f} {paper['wall_s']:9.2f}"
-        f" {row['image_ratio_wall']:7.2f} {row['image_ratio_cpu']:7.2f} {row['object_ratio_wall']:7.2f}"
-        f" {row['object_ratio_cpu']:7.2f} {ours['images_per_s']:9.3f} {ours['objects_per_s']:9.3f}"
-        f" {row['memory']['ours']['peak_mb']:9.0f} {row['memory']['paper']['peak_mb']:9.0f}"
+        f"{row['size']:5} {row['objects_per_slice']:7} {ours['wall_s']:9.2f} "
+        f"{paper['wall_s']:9.2f}"
+        + "".join(f" {ratio:7.2f}" for ratio in ratios)
+        + f" {ours['images_per_s']:9.3f} {ours['objects_per_s']:9.3f}"
+        f" {memory_of['ours']['peak_mb']:9.0f} {memory_of['paper']['peak_mb']:9.0f}"
         f" {row['gflop']:8.0f} {row['share_of_floor']:7.0%}",
         flush=True,
     )

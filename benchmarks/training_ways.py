@@ -18,6 +18,7 @@ from medsam2_ft.io.npz import find_cases
 from medsam2_ft.module import FineTuner
 
 STORED_SIDE = 512
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def paper_training(work: Work, folder: Path) -> PaperTraining:
     files = files or expand(find_cases(folder / "train"), folder / "npy")
     torch.manual_seed(0)
     loader = DataLoader(NpySlices(files, work.size), batch_size=work.batch, shuffle=True)
-    return PaperTraining(PaperModel(work.variant, work.size), endless(loader))
+    return PaperTraining(PaperModel(work.variant, work.size), endless(loader), CPU)
 
 
 def our_training(

@@ -161,7 +161,7 @@ def enable_activation_checkpointing(model: Sam2) -> None:
     again changes nothing.
     """
     for block in model.core.image_encoder.trunk.blocks:
-        if not isinstance(block.forward, partial):
+        if getattr(block.forward, "func", None) is not checkpoint:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
