@@ -15,6 +15,7 @@ import numpy as np
 PROTOCOL_VERSION = 1
 CHUNK_BYTES = 4 << 20
 """Length of a chunk before compression; the last one may be shorter."""
+MAX_MASK_VOXELS = 1 << 34
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 
@@ -138,6 +139,8 @@ def unpack_mask(data: bytes, shape: Sequence[int]) -> "np.ndarray[Any, Any]":
     count = 1
     for side in shape:
         count *= int(side)
+    if count > MAX_MASK_VOXELS:
+        raise WireError(f"shape {tuple(shape)} has more than {MAX_MASK_VOXELS} voxels")
     packed = gunzip(data, (count + 7) // 8)
     if len(packed) != (count + 7) // 8:
         raise WireError(f"{len(packed)} bytes are not a mask of shape {tuple(shape)}")
@@ -219,7 +222,7 @@ def apply_region(volume: "np.ndarray[Any, Any]", region: Dict[str, Any]) -> None
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WireError(f"not a region (offset, shape and bits): {error}") from error
     fits = len(offset) == len(sides) == volume.ndim and all(
-        0 <= first and 0 <= side and first + side <= size
+        first >= 0 and side >= 0 and first + side <= size
         for first, side, size in zip(offset, sides, volume.shape)  # noqa: B905
     )
     if not fits:
