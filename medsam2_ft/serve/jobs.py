@@ -31,6 +31,19 @@ class Urgency(IntEnum):
     STEP = 2
 
 
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """A result that is a file.
+
+    Attributes:
+        content: Its bytes.
+        name: Its name.
+    """
+
+    content: bytes
+    name: str
+
+
 @dataclass(eq=False)
 class Job:
     """Work for the inference thread.
@@ -39,6 +52,7 @@ class Job:
         kind: ``prompt``, ``propagate``, ``view``, ``load``, ``segment`` ...
         owner: The session's id, or that of a stateless call.
         job_id: Unguessable.
+        lease: Secret of a stateless call; a session's job has its session's.
         frames: Slice and changed regions of each step, as JSON holds them.
         result: What the request answers.
         problem: Why it failed.
@@ -47,6 +61,7 @@ class Job:
     kind: str
     owner: str
     job_id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    lease: str | None = None
     state: State = "queued"
     done: int = 0
     total: int = 1
@@ -80,13 +95,14 @@ class Job:
             "remaining": len(self.frames) - following,
             "frames": [frame for frame, _ in sent],
             "regions": [region for _, regions in sent for region in regions],
-            "result": self.result if self.over and isinstance(self.result, dict) else None,
+            "result": self._shown(),
             "problem": None if self.problem is None else self.problem.to_json(),
         }
 
-
-Steps = Iterator[Any]
-"""Yields after each step; returns the result."""
+    def _shown(self) -> Any:
+        if isinstance(self.result, Payload):
+            return {"file": f"/api/v1/jobs/{self.job_id}/file", "bytes": len(self.result.content)}
+        return self.result if self.over else None
 
 
 @dataclass(eq=False)
@@ -102,15 +118,16 @@ class Worker:
 
     Args:
         settings: Queue limit and clock.
+        name: Of the thread.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str = "inference") -> None:
         self.settings = settings
         self.jobs: dict[str, Job] = {}
         self._order = itertools.count()
         self._queue: queue.PriorityQueue[tuple[int, int, _Task | None]] = queue.PriorityQueue()
         self._guard = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(
@@ -126,8 +143,7 @@ class Worker:
         Args:
             kind: See ``Job``.
             owner: See ``Job``.
-            work: A function, or an iterator over steps whose return value is the result; it may
-                change ``job`` through what ``begin_steps`` hands it.
+            work: A function, or an iterator over steps whose return value is the result.
             urgency: What it may overtake.
             lock: Held during each step.
 
@@ -196,7 +212,7 @@ class Worker:
                     return
         except StopIteration as stop:
             job.result = stop.value
-        except Exception as error:  # one job's failure must not end the thread
+        except Exception as error:  # one job's failure must not end the thread of all
             job.problem = as_problem(error)
             self._end(job, "failed")
             return

@@ -129,7 +129,7 @@ def _exports(watch: Sequence[str]) -> list[Entry]:
     """Exports with their sidecar, which is written last and says that the file is complete."""
     found = []
     for pattern in watch:
-        for folder in sorted(Path(name) for name in glob.glob(pattern)):
+        for folder in sorted(Path(name) for name in glob.glob(pattern)):  # noqa: PTH207 (absolute too)
             for file in sorted(folder.glob("*.pt")):
                 sidecar = file.with_suffix(".json")
                 if sidecar.is_file():

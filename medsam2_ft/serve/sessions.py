@@ -6,11 +6,13 @@ import secrets
 import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import psutil
+from filelock import FileLock, Timeout
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.serve.core import SegmentationSession
@@ -21,6 +23,7 @@ from medsam2_ft.serve.settings import Settings
 from medsam2_ft.types import Geometry, IntensityRule
 
 PREFIX = "medsam2-ft-serve-"
+_LOCK = "running.lock"
 _REMEMBERED = 1000
 
 
@@ -91,20 +94,20 @@ class Sessions:
 
     Args:
         settings: Limits, folder and clock.
-        worker: Whose jobs end with their session.
+        workers: Whose jobs end with their session.
 
     Raises:
         UserError: The folder cannot be used.
     """
 
-    def __init__(self, settings: Settings, worker: Worker) -> None:
+    def __init__(self, settings: Settings, workers: Sequence[Worker]) -> None:
         self.settings = settings
-        self.worker = worker
+        self.workers = tuple(workers)
         self._held: dict[str, Held] = {}
         self._gone: dict[str, None] = {}
         self._guard = threading.Lock()
         try:
-            self.root = _fresh_root(settings.work_dir)
+            self.root, self._lock = _fresh_root(settings.work_dir)
         except OSError as error:
             raise UserError(
                 f"{settings.work_dir}: cannot hold the sessions' files ({error.strerror})"
@@ -157,7 +160,8 @@ class Sessions:
                 self._gone[session_id] = None
                 for old in list(self._gone)[:-_REMEMBERED]:
                     del self._gone[old]
-        self.worker.drop(session_id)
+        for worker in self.workers:
+            worker.drop(session_id)
         held.core = None
         shutil.rmtree(held.folder, ignore_errors=True)
 
@@ -185,26 +189,23 @@ class Sessions:
         """Releases everything and removes the folder."""
         for session_id in list(self._held):
             self.close(session_id)
+        self._lock.release()
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def _fresh_root(work_dir: Path | None) -> Path:
-    """Makes the folder of this server, and removes those that killed servers left."""
+def _fresh_root(work_dir: Path | None) -> tuple[Path, FileLock]:
+    """Makes the folder of this server, and removes those that killed servers left.
+
+    A server that runs holds the lock in its folder.
+    """
     parent = Path(tempfile.gettempdir()) if work_dir is None else work_dir
     parent.mkdir(parents=True, exist_ok=True)
     for old in parent.glob(f"{PREFIX}*"):
-        if old.is_dir() and not old.is_symlink() and not _is_alive(old):
+        if old.is_symlink() or not (old / _LOCK).is_file() or old.stat().st_uid != os.getuid():
+            continue
+        with suppress(Timeout), FileLock(old / _LOCK, timeout=0):
             shutil.rmtree(old, ignore_errors=True)
     root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # mode 0700
-    (root / "pid").write_text(str(os.getpid()), encoding="utf-8")
-    return root
-
-
-def _is_alive(root: Path) -> bool:
-    """Whether the server that made a folder still runs; what cannot be told is left alone."""
-    try:
-        mine = root.stat().st_uid == os.getuid()
-        pid = int((root / "pid").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return True
-    return not mine or (pid != os.getpid() and psutil.pid_exists(pid))
+    lock = FileLock(root / _LOCK, timeout=0)
+    lock.acquire()
+    return root, lock
