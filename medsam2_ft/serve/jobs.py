@@ -212,7 +212,7 @@ class Worker:
                     return
         except StopIteration as stop:
             job.result = stop.value
-        except Exception as error:  # one job's failure must not end the thread of all
+        except Exception as error:  # noqa: BLE001 (one job's failure must not end the thread of all)
             job.problem = as_problem(error)
             self._end(job, "failed")
             return

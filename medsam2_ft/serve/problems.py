@@ -58,16 +58,26 @@ def as_problem(error: Exception) -> Problem:
     """
     if isinstance(error, Problem):
         return error
+    if (
+        isinstance(error, UserError)
+        and isinstance(error.__cause__, OSError)
+        and _is_full(error.__cause__)
+    ):
+        error = error.__cause__
     if isinstance(error, UserError):
         return Problem(422, " ".join(str(error).split()))
     if isinstance(error, WireError):
         return Problem(400, str(error), "Send it again.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and _is_full(error):
         return Problem(507, "The server's disk is full.", "Tell who runs the server.")
     if isinstance(error, MemoryError):
         return Problem(503, "The server's memory is full.", "Try again later.")
     logger.error("A request failed.", exc_info=error)
     return Problem(500, "The server made a mistake.", "Its log says more.")
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def response(problem: Problem) -> JSONResponse:
