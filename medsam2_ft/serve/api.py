@@ -58,7 +58,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.state.context = context
     problems.install(app)
     for part in (general, sessions, prompts, jobs, masks, stateless):
-        app.include_router(part.router(context), prefix=PREFIX)
+        app.include_router(part.routes, prefix=PREFIX)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts))
     return app

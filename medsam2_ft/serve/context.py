@@ -2,8 +2,9 @@
 
 import hmac
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from medsam2_ft.serve.core import Region, SegmentationSession
@@ -95,6 +96,15 @@ class Context:
         self.inference.close()
         self.files.close()
         self.sessions.shut_down()
+
+
+async def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+Shared = Annotated[Context, Depends(_context)]
+"""Parameter of a route: the application's state."""
 
 
 def attachment(payload: Payload) -> Response:

@@ -67,6 +67,6 @@ class Gate:
     def _limit(self, path: str) -> int:
         if "/data/" in path:
             return self.settings.chunk_bytes + self.settings.chunk_bytes // 100 + _SPARE_BYTES
-        if path.endswith("/file") or path.endswith("/segment/volume"):
+        if path.endswith(("/file", "/segment/volume")):
             return self.settings.max_upload_bytes + _SPARE_BYTES
         return _JSON_BYTES

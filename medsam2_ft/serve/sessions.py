@@ -67,6 +67,13 @@ class Held:
         """Whether a propagation runs."""
         return self.running is not None and not self.running.over
 
+    def begin_loading(self) -> bool:
+        """Whether the caller is the one that turns what arrived into the image."""
+        with self.guard:
+            first = self.state == "empty"
+            self.state = "loading" if first else self.state
+        return first
+
     def ready(self) -> SegmentationSession:
         """Returns the segmentation.
 

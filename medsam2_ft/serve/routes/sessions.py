@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from medsam2_ft.serve.context import Context
+from medsam2_ft.serve.context import Context, Shared
 from medsam2_ft.serve.geometry import to_matrix
 from medsam2_ft.serve.jobs import Urgency
 from medsam2_ft.serve.problems import Problem
@@ -62,81 +62,88 @@ def _start_loading(context: Context, held: Held, file: Path | None) -> Response:
     return context.answer(job)
 
 
-def router(context: Context) -> APIRouter:
-    """Returns the routes."""
-    routes = APIRouter(prefix="/sessions")
-    settings, sessions = context.settings, context.sessions
+routes = APIRouter(prefix="/sessions")
 
-    @routes.post("", status_code=201)
-    def open_session(asked: NewSession) -> JSONResponse:
-        check_asked(asked, settings)
-        held = sessions.open(asked, context.model_id(asked.model))
-        answer = {
-            "session_id": held.session_id,
-            "lease": held.lease,
-            "state": held.state,
-            "model": held.model,
-            "strategy": asked.strategy,
-            "chunk_bytes": settings.chunk_bytes,
-            "chunks": chunk_count(total_bytes(asked), settings.chunk_bytes),
-            "idle_s": settings.idle_s,
-            "heartbeat_s": settings.heartbeat_s,
-        }
-        return JSONResponse(answer, 201)
 
-    @routes.put("/{session_id}/data/{number}")
-    async def chunk(
-        session_id: str,
-        number: int,
-        request: Request,
-        lease: Lease = None,
-        sha256: Annotated[str | None, Header(alias="X-SHA256")] = None,
-    ) -> Response:
-        held = sessions.get(session_id, lease)
-        body = await request.body()
-        complete = await run_in_threadpool(store_chunk, held, number, body, sha256, settings)
-        if complete:
-            return await run_in_threadpool(partial(_start_loading, context, held, None))
-        total = chunk_count(total_bytes(held.asked), settings.chunk_bytes)
-        return JSONResponse({"state": held.state, "received": len(held.received), "chunks": total})
+@routes.post("", status_code=201)
+def open_session(context: Shared, asked: NewSession) -> JSONResponse:
+    """Opens a session; refuses what could not be held before it is uploaded."""
+    check_asked(asked, context.settings)
+    held = context.sessions.open(asked, context.model_id(asked.model))
+    answer = {
+        "session_id": held.session_id,
+        "lease": held.lease,
+        "state": held.state,
+        "model": held.model,
+        "strategy": asked.strategy,
+        "chunk_bytes": context.settings.chunk_bytes,
+        "chunks": chunk_count(total_bytes(asked), context.settings.chunk_bytes),
+        "idle_s": context.settings.idle_s,
+        "heartbeat_s": context.settings.heartbeat_s,
+    }
+    return JSONResponse(answer, 201)
 
-    @routes.put("/{session_id}/file")
-    async def file(
-        session_id: str,
-        request: Request,
-        filename: Annotated[str, Header(alias="X-Filename")],
-        lease: Lease = None,
-    ) -> Response:
-        held = sessions.get(session_id, lease)
-        if held.asked.shape is not None or held.state != "empty":
-            raise Problem(409, "No file is expected.", "Leave shape and dtype out; send one file.")
-        path = held.folder / f"{secrets.token_hex(8)}{safe_suffix(filename)}"
-        try:
-            with path.open("xb") as target:
-                async for piece in request.stream():
-                    await run_in_threadpool(target.write, piece)
-        except BaseException:  # a client that went away leaves nothing behind
-            path.unlink(missing_ok=True)
-            raise
-        with held.guard:
-            if held.state != "empty":
-                path.unlink(missing_ok=True)
-                raise Problem(409, "No file is expected.", "Another one came first.")
-            held.state = "loading"
-        return await run_in_threadpool(partial(_start_loading, context, held, path))
 
-    @routes.get("/{session_id}")
-    def look(session_id: str, lease: Lease = None) -> dict[str, Any]:
-        return describe(sessions.get(session_id, lease))
+@routes.put("/{session_id}/data/{number}")
+async def chunk(
+    context: Shared,
+    session_id: str,
+    number: int,
+    request: Request,
+    lease: Lease = None,
+    sha256: Annotated[str | None, Header(alias="X-SHA256")] = None,
+) -> Response:
+    """Takes one chunk of the image."""
+    held = context.sessions.get(session_id, lease)
+    body = await request.body()
+    complete = await run_in_threadpool(store_chunk, held, number, body, sha256, context.settings)
+    if complete:
+        return await run_in_threadpool(partial(_start_loading, context, held, None))
+    total = chunk_count(total_bytes(held.asked), context.settings.chunk_bytes)
+    return JSONResponse({"state": held.state, "received": len(held.received), "chunks": total})
 
-    @routes.post("/{session_id}/heartbeat")
-    def heartbeat(session_id: str, lease: Lease = None) -> dict[str, Any]:
-        held = sessions.get(session_id, lease, heartbeat=True)
-        return {"state": held.state, "expires_in_s": sessions.expires_in_s(held)}
 
-    @routes.delete("/{session_id}", status_code=204)
-    def release(session_id: str, lease: Lease = None) -> Response:
-        sessions.close(sessions.get(session_id, lease).session_id)
-        return Response(status_code=204)
+@routes.put("/{session_id}/file")
+async def file(
+    context: Shared,
+    session_id: str,
+    request: Request,
+    filename: Annotated[str, Header(alias="X-Filename")],
+    lease: Lease = None,
+) -> Response:
+    """Takes the image as a file."""
+    held = context.sessions.get(session_id, lease)
+    if held.asked.shape is not None or held.state != "empty":
+        raise Problem(409, "No file is expected.", "Leave shape and dtype out; send one file.")
+    path = held.folder / f"{secrets.token_hex(8)}{safe_suffix(filename)}"
+    try:
+        with path.open("xb") as target:
+            async for piece in request.stream():
+                await run_in_threadpool(target.write, piece)
+    except BaseException:  # a client that went away leaves nothing behind
+        path.unlink(missing_ok=True)
+        raise
+    if not held.begin_loading():
+        path.unlink(missing_ok=True)
+        raise Problem(409, "No file is expected.", "Another one came first.")
+    return await run_in_threadpool(partial(_start_loading, context, held, path))
 
-    return routes
+
+@routes.get("/{session_id}")
+def look(context: Shared, session_id: str, lease: Lease = None) -> dict[str, Any]:
+    """Describes a session."""
+    return describe(context.sessions.get(session_id, lease))
+
+
+@routes.post("/{session_id}/heartbeat")
+def heartbeat(context: Shared, session_id: str, lease: Lease = None) -> dict[str, Any]:
+    """Keeps a session alive."""
+    held = context.sessions.get(session_id, lease, heartbeat=True)
+    return {"state": held.state, "expires_in_s": context.sessions.expires_in_s(held)}
+
+
+@routes.delete("/{session_id}", status_code=204)
+def release(context: Shared, session_id: str, lease: Lease = None) -> Response:
+    """Releases a session with its files and jobs."""
+    context.sessions.close(context.sessions.get(session_id, lease).session_id)
+    return Response(status_code=204)

@@ -2,7 +2,7 @@
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from medsam2_ft.errors import UserError
 from medsam2_ft.intensity import apply_rule
 from medsam2_ft.label_canvas import LabelCanvas
-from medsam2_ft.serve.context import Context
-from medsam2_ft.serve.jobs import Job, Urgency
+from medsam2_ft.serve.context import Context, Shared
+from medsam2_ft.serve.jobs import Job, Payload, Urgency
 from medsam2_ft.serve.problems import Problem
 from medsam2_ft.serve.results import as_payload
 from medsam2_ft.serve.said import object_prompts
@@ -26,7 +26,7 @@ from medsam2_ft.volume_prompts import frames_along
 
 def _steps(
     context: Context, job: Job, folder: Path, file: Path, model: str, asked: StatelessPrompts
-) -> Iterator[None]:
+) -> Generator[None, None, Payload]:
     """Reads, segments frame by frame so that prompts of sessions go between, and writes."""
     try:
         volume = read_upload(file)
@@ -62,36 +62,36 @@ def _steps(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def router(context: Context) -> APIRouter:
-    """Returns the routes."""
-    routes = APIRouter(prefix="/segment")
+routes = APIRouter(prefix="/segment")
 
-    @routes.post("/volume")
-    def volume(
-        file: Annotated[UploadFile, File()], prompts: Annotated[str, Form(max_length=1 << 22)]
-    ) -> Response:
-        try:
-            asked = StatelessPrompts.model_validate_json(prompts)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise Problem(422, f"prompts: {place}: {first['msg']}", "See the protocol.") from error
-        model = context.model_id(asked.model)
-        suffix = safe_suffix(file.filename or "")
-        job = Job("segment", "stateless", lease=secrets.token_urlsafe(24))
-        folder = context.sessions.root / secrets.token_hex(12)
-        folder.mkdir(mode=0o700)
-        try:
-            path = folder / f"image{suffix}"
-            _copy(file.file, path)
-            steps = _steps(context, job, folder, path, model, asked)
-            context.inference.start(job, steps, Urgency.STEP)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return context.answer(job)
 
-    return routes
+@routes.post("/volume")
+def volume(
+    context: Shared,
+    file: Annotated[UploadFile, File()],
+    prompts: Annotated[str, Form(max_length=1 << 22)],
+) -> Response:
+    """Segments one file without a session."""
+    try:
+        asked = StatelessPrompts.model_validate_json(prompts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Problem(422, f"prompts: {place}: {first['msg']}", "See the protocol.") from error
+    model = context.model_id(asked.model)
+    suffix = safe_suffix(file.filename or "")
+    job = Job("segment", "stateless", lease=secrets.token_urlsafe(24))
+    folder = context.sessions.root / secrets.token_hex(12)
+    folder.mkdir(mode=0o700)
+    try:
+        path = folder / f"image{suffix}"
+        _copy(file.file, path)
+        steps = _steps(context, job, folder, path, model, asked)
+        context.inference.start(job, steps, Urgency.STEP)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return context.answer(job)
 
 
 def _copy(source: BinaryIO, target: Path) -> None:
