@@ -86,11 +86,11 @@ class RecentEncoder(FrameEncoder[F]):
     Args:
         model: What encodes them.
         frames: As of ``FrameEncoder``.
-        max_bytes: Limit of what is kept.
+        max_bytes: Limit of what is kept; None is ``RECENT_BYTES``.
     """
 
     def __init__(
-        self, model: FrameModel[F], frames: NDArray[np.uint8], max_bytes: int = RECENT_BYTES
+        self, model: FrameModel[F], frames: NDArray[np.uint8], max_bytes: int | None = None
     ) -> None:
         super().__init__(model, frames)
         self.max_bytes = max_bytes
@@ -102,7 +102,8 @@ class RecentEncoder(FrameEncoder[F]):
         if features is None:
             features = super().__call__(frame)
         self.kept[frame] = features
-        while sum(entry.nbytes for entry in self.kept.values()) > self.max_bytes:
+        limit = RECENT_BYTES if self.max_bytes is None else self.max_bytes
+        while sum(entry.nbytes for entry in self.kept.values()) > limit:
             self.kept.popitem(last=False)
         return features
 

@@ -1,7 +1,7 @@
 """What a session needs of a model, and the two that have it: SAM2, and one that fills boxes."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ MEMORY_BYTES: Final = 512 << 20
 """What one axis of one session remembers of slices that were not prompted."""
 
 
+@runtime_checkable
 class Following(Protocol):
     """The part of ``tracker.Tracker`` that a session uses."""
 
@@ -42,6 +43,7 @@ class Following(Protocol):
         """Carries objects through the volume in one direction."""
 
 
+@runtime_checkable
 class Axis(Protocol):
     """One axis of one session's volume."""
 
@@ -52,6 +54,7 @@ class Axis(Protocol):
         """Returns a tracker that knows no prompt yet."""
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A model that sessions can use."""
 

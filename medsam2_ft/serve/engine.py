@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.models import load_model, resolve_device, resolve_dtype, rule_for
@@ -42,6 +42,7 @@ class Loaded:
         return rule_for(volume, (), ())
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What the API needs of models."""
 

@@ -8,9 +8,11 @@ import binascii
 import gzip
 import hashlib
 import zlib
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple  # noqa: UP035
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional
 
 import numpy as np
+from numpy.typing import NDArray
 
 PROTOCOL_VERSION = 1
 CHUNK_BYTES = 4 << 20
@@ -58,8 +60,8 @@ def chunk_length(number: int, total_bytes: int, chunk_bytes: int = CHUNK_BYTES) 
 
 
 def pack_chunks(
-    array: "np.ndarray[Any, Any]", chunk_bytes: int = CHUNK_BYTES
-) -> Iterator[Tuple[int, bytes, str]]:  # noqa: UP006
+    array: "NDArray[Any]", chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[tuple[int, bytes, str]]:
     """Cuts an array into the bodies of an upload.
 
     Args:
@@ -116,12 +118,12 @@ def gunzip(body: bytes, limit: int) -> bytes:
     return data
 
 
-def pack_mask(mask: "np.ndarray[Any, Any]") -> bytes:
+def pack_mask(mask: "NDArray[Any]") -> bytes:
     """Packs a mask: eight voxels to a byte (C order, highest bit first), then gzip."""
     return gzip.compress(np.packbits(mask.astype(bool, order="C")).tobytes(), 1, mtime=0)
 
 
-def unpack_mask(data: bytes, shape: Sequence[int]) -> "np.ndarray[Any, Any]":
+def unpack_mask(data: bytes, shape: Sequence[int]) -> "NDArray[Any]":
     """Undoes ``pack_mask``.
 
     Args:
@@ -148,15 +150,15 @@ def unpack_mask(data: bytes, shape: Sequence[int]) -> "np.ndarray[Any, Any]":
     return bits.astype(bool).reshape(tuple(shape))
 
 
-def mask_to_json(mask: "np.ndarray[Any, Any]") -> Dict[str, Any]:  # noqa: UP006
+def mask_to_json(mask: "NDArray[Any]") -> dict[str, Any]:
     """Returns a mask as ``{shape, bits}``, for JSON; ``bits`` is base64 of ``pack_mask``."""
     return {"shape": list(mask.shape), "bits": base64.b64encode(pack_mask(mask)).decode("ascii")}
 
 
 def mask_from_json(
-    fields: Dict[str, Any],  # noqa: UP006
+    fields: dict[str, Any],
     shape: Optional[Sequence[int]] = None,  # noqa: UP045
-) -> "np.ndarray[Any, Any]":
+) -> "NDArray[Any]":
     """Undoes ``mask_to_json``.
 
     Args:
@@ -176,14 +178,12 @@ def mask_from_json(
     return unpack_mask(data, stated)
 
 
-def changed_box(
-    before: "np.ndarray[Any, Any]", after: "np.ndarray[Any, Any]"
-) -> Optional[Tuple[slice, ...]]:  # noqa: UP006, UP045
+def changed_box(before: "NDArray[Any]", after: "NDArray[Any]") -> Optional[tuple[slice, ...]]:  # noqa: UP045
     """Returns the smallest box that holds every voxel in which two masks differ, or None."""
     different = before != after
     if not different.any():
         return None
-    box: List[slice] = []  # noqa: UP006
+    box: list[slice] = []
     for axis in range(different.ndim):
         others = tuple(other for other in range(different.ndim) if other != axis)
         places = np.flatnonzero(different.any(axis=others))
@@ -193,9 +193,9 @@ def changed_box(
 
 def region_to_json(
     object_id: int,
-    mask: "np.ndarray[Any, Any]",
+    mask: "NDArray[Any]",
     offset: Sequence[int],
-) -> Dict[str, Any]:  # noqa: UP006
+) -> dict[str, Any]:
     """Returns a changed region: what an object's mask now is within a box.
 
     Args:
@@ -206,7 +206,7 @@ def region_to_json(
     return {"object_id": object_id, "offset": list(offset), **mask_to_json(mask)}
 
 
-def apply_region(volume: "np.ndarray[Any, Any]", region: Dict[str, Any]) -> None:  # noqa: UP006
+def apply_region(volume: "NDArray[Any]", region: dict[str, Any]) -> None:
     """Writes a changed region into the mask of its object.
 
     Args:
