@@ -103,6 +103,7 @@ def running(engine: Engine, settings: Settings) -> Iterator[int]:
     app = create_app(engine, settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen(64)  # so that clients wait for the server to come up
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -209,7 +209,7 @@ class Clock:
 
 def test_sessions_expire(tmp_path: Path) -> None:
     clock = Clock()
-    settings = Settings(work_dir=tmp_path, idle_s=100, heartbeat_s=30, clock=clock)
+    settings = Settings(work_dir=tmp_path, idle_s=100.0, heartbeat_s=30.0, clock=clock)
     with running(FakeEngine(), settings) as port:
         silent, alive = Client(port), Client(port)
         silent.upload(IMAGE)
