@@ -80,8 +80,10 @@ def multipart(name: str, content: bytes, prompts: Any) -> tuple[bytes, str]:
     mark = "boundary-of-parts"
     lines = [
         f'--{mark}\r\nContent-Disposition: form-data; name="prompts"\r\n\r\n{json.dumps(prompts)}',
-        f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n",
+        (
+            f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ),
     ]
     body = "\r\n".join(lines).encode() + content + f"\r\n--{mark}--\r\n".encode()
     return body, f"multipart/form-data; boundary={mark}"

@@ -4,7 +4,7 @@ import secrets
 import shutil
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import IO, Annotated, no_type_check
 
 from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import Response
@@ -66,12 +66,17 @@ routes = APIRouter(prefix="/segment")
 
 
 @routes.post("/volume")
+@no_type_check  # FastAPI hands over Starlette's UploadFile where its own is asked for
 def volume(
     context: Shared,
     file: Annotated[UploadFile, File()],
     prompts: Annotated[str, Form(max_length=1 << 22)],
 ) -> Response:
     """Segments one file without a session."""
+    return _start(context, file.file, file.filename or "", prompts)
+
+
+def _start(context: Context, content: IO[bytes], filename: str, prompts: str) -> Response:
     try:
         asked = StatelessPrompts.model_validate_json(prompts)
     except ValidationError as error:
@@ -79,21 +84,17 @@ def volume(
         place = ".".join(str(part) for part in first["loc"])
         raise Problem(422, f"prompts: {place}: {first['msg']}", "See the protocol.") from error
     model = context.model_id(asked.model)
-    suffix = safe_suffix(file.filename or "")
+    suffix = safe_suffix(filename)
     job = Job("segment", "stateless", lease=secrets.token_urlsafe(24))
     folder = context.sessions.root / secrets.token_hex(12)
     folder.mkdir(mode=0o700)
     try:
         path = folder / f"image{suffix}"
-        _copy(file.file, path)
+        with path.open("xb") as sink:
+            shutil.copyfileobj(content, sink, 1 << 20)
         steps = _steps(context, job, folder, path, model, asked)
         context.inference.start(job, steps, Urgency.STEP)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return context.answer(job)
-
-
-def _copy(source: BinaryIO, target: Path) -> None:
-    with target.open("xb") as sink:
-        shutil.copyfileobj(source, sink, 1 << 20)
