@@ -51,6 +51,9 @@ COMMANDS = {
     "report": Command(
         "medsam2_ft.commands.report", "report", "merge results of evaluate, and draw them again"
     ),
+    "serve": Command(
+        "medsam2_ft.commands.serve", "serve", "serve models over HTTP to viewers and scripts"
+    ),
     "export": Command(
         "medsam2_ft.export", "export", "turn a training checkpoint into a file for Meta's sam2"
     ),

@@ -81,15 +81,19 @@ class PlannedEncoder(FrameEncoder[F]):
 
 
 class RecentEncoder(FrameEncoder[F]):
-    """Encodes frames as a user asks for them, and keeps the latest, up to ``RECENT_BYTES``.
+    """Encodes frames as a user asks for them, and keeps the latest.
 
     Args:
         model: What encodes them.
         frames: As of ``FrameEncoder``.
+        max_bytes: Limit of what is kept; None is ``RECENT_BYTES``.
     """
 
-    def __init__(self, model: FrameModel[F], frames: NDArray[np.uint8]) -> None:
+    def __init__(
+        self, model: FrameModel[F], frames: NDArray[np.uint8], max_bytes: int | None = None
+    ) -> None:
         super().__init__(model, frames)
+        self.max_bytes = max_bytes
         self.kept: OrderedDict[int, F] = OrderedDict()
 
     def __call__(self, frame: int) -> F:
@@ -98,7 +102,8 @@ class RecentEncoder(FrameEncoder[F]):
         if features is None:
             features = super().__call__(frame)
         self.kept[frame] = features
-        while sum(entry.nbytes for entry in self.kept.values()) > RECENT_BYTES:
+        limit = RECENT_BYTES if self.max_bytes is None else self.max_bytes
+        while sum(entry.nbytes for entry in self.kept.values()) > limit:
             self.kept.popitem(last=False)
         return features
 

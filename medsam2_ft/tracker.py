@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.features import Encoding
 from medsam2_ft.follow import Follower
 from medsam2_ft.follow_box import BoxFollower
 from medsam2_ft.follow_memory import MemoryFollower
@@ -38,6 +39,7 @@ class Tracker:
         max_bytes: Limit of what is remembered of frames that were not prompted. Beyond it the
             frames that lie farthest from the one at hand are forgotten: a later prompt there
             starts afresh instead of correcting.
+        encoder: Of the same frames, where several trackers share what is encoded; None makes one.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Tracker:
         margin_px: float = 5.0,
         dtype: torch.dtype = torch.float32,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        encoder: RecentEncoder[Encoding] | None = None,
     ) -> None:
         self.model = model
         self.frames = frames
@@ -56,7 +59,7 @@ class Tracker:
         self.dtype = dtype
         self.max_bytes = max_bytes
         self.prompts: dict[int, dict[int, SlicePrompt]] = {}
-        self._encoder = RecentEncoder(model, frames)
+        self._encoder = RecentEncoder(model, frames) if encoder is None else encoder
         self._follower: Follower
         if strategy == "box":
             self._follower = BoxFollower(model, self.hw, margin_px, remember=True)

@@ -7,8 +7,10 @@ is not run stands in ``NOT_RUN`` with the reason.
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import nibabel
@@ -111,6 +113,26 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def serve(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Starts a server on a free port, asks it for its health, and interrupts it."""
+    process = subprocess.Popen(
+        [*words, "--port", "0"], cwd=folder, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            (url,) = re.findall(r"http://\S+", line)
+            with urllib.request.urlopen(f"{url}/health") as answer:
+                assert answer.status == 200
+        finally:
+            process.send_signal(signal.SIGINT)
+        said = line + process.stdout.read()
+    assert process.returncode == 130
+    assert "Research use only" in said
+    return subprocess.CompletedProcess(words, 0, said, "")
+
+
 def test_every_command_is_known() -> None:
     printed = commands()
     assert set(NOT_RUN) <= set(printed), "NOT_RUN names commands that the README no longer has"
@@ -146,7 +168,8 @@ def test_says_what_it_is_not() -> None:
 def test_commands_run_as_printed(workspace: Path) -> None:
     for command in commands():
         if command not in NOT_RUN:
-            done = run(runnable(command), workspace)
+            words = runnable(command)
+            done = serve(words, workspace) if words[1] == "serve" else run(words, workspace)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert list((workspace / "cases").rglob("case_*.npz"))
     assert list((workspace / "polyps").rglob("*.npz"))

@@ -1,0 +1,1 @@
+"""HTTP server: interactive segmentation for web pages and viewers."""
