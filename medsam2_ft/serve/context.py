@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from medsam2_ft.serve.core import Region, SegmentationSession
+from medsam2_ft.serve.core import SegmentationSession
 from medsam2_ft.serve.engine import Engine
+from medsam2_ft.serve.history import Region
 from medsam2_ft.serve.jobs import Job, Payload, Urgency, Worker
 from medsam2_ft.serve.problems import Problem, response
 from medsam2_ft.serve.sessions import Held, Sessions
@@ -119,11 +120,11 @@ def attachment(payload: Payload) -> Response:
 def change(core: SegmentationSession, regions: list[Region]) -> dict[str, Any]:
     """Returns what changed, as JSON holds it."""
     return {
-        "revision": core.revision,
+        "revision": core.history.revision,
         "regions": regions_to_json(regions),
         "objects": list(core.objects),
-        "can_undo": core.can_undo,
-        "can_redo": core.can_redo,
+        "can_undo": core.history.can_undo,
+        "can_redo": core.history.can_redo,
     }
 
 

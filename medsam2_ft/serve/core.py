@@ -6,8 +6,8 @@ call, and around each step of ``propagate``.
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,65 +16,10 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.object_prompts import SlicePrompt
 from medsam2_ft.propagate import Strategy
 from medsam2_ft.serve.backend import Axis, Backend, Cancelled, Following
-from medsam2_ft.serve.wire import changed_box, pack_mask, unpack_mask
+from medsam2_ft.serve.history import MaskHistory, Region, Said, Step
 from medsam2_ft.volume_prompts import frames_along
 
 Direction = Literal["forward", "backward", "both"]
-UNDO_STEPS: Final = 50
-
-
-@dataclass(frozen=True, eq=False)
-class Said:
-    """One prompt, as it was given.
-
-    Attributes:
-        object_id: The object.
-        axis: Axis of ``(z, y, x)`` whose slice was prompted.
-        prompt: What was said; its ``frame`` is the slice.
-    """
-
-    object_id: int
-    axis: int
-    prompt: SlicePrompt
-
-    @property
-    def key(self) -> tuple[int, int, int]:
-        """Object, axis and slice."""
-        return self.object_id, self.axis, self.prompt.frame
-
-
-@dataclass(frozen=True, eq=False)
-class Region:
-    """What an object's mask now is within a box.
-
-    Attributes:
-        object_id: The object.
-        offset: First voxel of the box, ``(z, y, x)``.
-        mask: bool ``(z, y, x)``.
-    """
-
-    object_id: int
-    offset: tuple[int, int, int]
-    mask: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class _Patch:
-    """A box of one object before and after, packed."""
-
-    object_id: int
-    box: tuple[slice, ...]
-    before: bytes
-    after: bytes
-
-
-@dataclass(eq=False)
-class _Step:
-    """What undo takes back at once."""
-
-    said_before: tuple[Said, ...]
-    said_after: tuple[Said, ...] = ()
-    patches: list[_Patch] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +50,7 @@ class SegmentationSession:
 
     Attributes:
         lock: To be held around every call by callers with several threads.
-        revision: Counts changes.
+        history: The masks, and how they came about.
     """
 
     def __init__(
@@ -123,19 +68,16 @@ class SegmentationSession:
         self.strategy: Strategy = strategy or own
         self.max_objects = max_objects
         self.lock = threading.RLock()
-        self.masks: dict[int, NDArray[np.bool_]] = {}
-        self.revision = 0
+        self.history = MaskHistory(self.shape)
         self._said: tuple[Said, ...] = ()
         self._axes: dict[int, Axis] = {}
         self._trackers: dict[tuple[int, Strategy], Following] = {}
-        self._undo: list[_Step] = []
-        self._redo: list[_Step] = []
 
     @property
     def objects(self) -> tuple[int, ...]:
         """Ids of objects that have a prompt or a voxel, ascending."""
         prompted = {said.object_id for said in self._said}
-        drawn = {object_id for object_id, mask in self.masks.items() if mask.any()}
+        drawn = {object_id for object_id, mask in self.history.masks.items() if mask.any()}
         return tuple(sorted(prompted | drawn))
 
     @property
@@ -143,19 +85,9 @@ class SegmentationSession:
         """Object, axis and slice of each prompt that is there, in their first order."""
         return tuple(dict.fromkeys(said.key for said in self._said))
 
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a step to take back."""
-        return bool(self._undo)
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether a step was taken back."""
-        return bool(self._redo)
-
     def mask(self, object_id: int) -> NDArray[np.bool_]:
         """Returns a view of an object's mask ``(z, y, x)``; empty for one that is not known."""
-        return self.masks.get(object_id, np.zeros(self.shape, np.bool_))
+        return self.history.masks.get(object_id, np.zeros(self.shape, np.bool_))
 
     def check_slice(self, axis: int, index: int) -> None:
         """Refuses a slice that is not there.
@@ -193,10 +125,10 @@ class SegmentationSession:
         for (other_axis, strategy), tracker in self._trackers.items():
             if other_axis == axis and strategy != self.strategy:
                 tracker.prompt(object_id, prompt)
-        step = _Step(self._said)
+        step = Step(self._said)
         self._said = (*self._said, said)
         regions = self._write(object_id, axis, prompt.frame, (logits > 0).cpu().numpy(), step)
-        self._close(step)
+        self.history.close(step, self._said)
         return regions
 
     def remove_prompt(self, object_id: int, axis: int, index: int) -> list[Region]:
@@ -208,11 +140,11 @@ class SegmentationSession:
         left = tuple(said for said in self._said if said.key != (object_id, axis, index))
         if len(left) == len(self._said):
             raise UserError(f"object {object_id} has no prompt on slice {index} of axis {axis}.")
-        step = _Step(self._said)
+        step = Step(self._said)
         self._forget(left)
         empty = np.zeros(frames_along(self.mask(object_id), axis)[index].shape, np.bool_)
         regions = self._write(object_id, axis, index, empty, step)
-        self._close(step)
+        self.history.close(step, self._said)
         return regions
 
     def remove_object(self, object_id: int) -> list[Region]:
@@ -223,11 +155,11 @@ class SegmentationSession:
         """
         if object_id not in self.objects:
             raise UserError(f"there is no object {object_id}.")
-        step = _Step(self._said)
+        step = Step(self._said)
         self._forget(tuple(said for said in self._said if said.object_id != object_id))
         empty = np.zeros(self.shape, np.bool_)
-        regions = self._replace(object_id, (slice(None),) * 3, empty, step)
-        self._close(step)
+        regions = self.history.replace(object_id, (slice(None),) * 3, empty, step)
+        self.history.close(step, self._said)
         return regions
 
     def undo(self) -> list[Region]:
@@ -236,12 +168,9 @@ class SegmentationSession:
         Raises:
             UserError: There is none.
         """
-        if not self._undo:
-            raise UserError("there is nothing to undo.")
-        step = self._undo.pop()
-        self._redo.append(step)
+        step, regions = self.history.undo()
         self._forget(step.said_before)
-        return self._restore([(p, p.before) for p in reversed(step.patches)])
+        return regions
 
     def redo(self) -> list[Region]:
         """Does again what ``undo`` took back.
@@ -249,12 +178,9 @@ class SegmentationSession:
         Raises:
             UserError: There is nothing.
         """
-        if not self._redo:
-            raise UserError("there is nothing to redo.")
-        step = self._redo.pop()
-        self._undo.append(step)
+        step, regions = self.history.redo()
         self._forget(step.said_after)
-        return self._restore([(p, p.after) for p in step.patches])
+        return regions
 
     def propagate(
         self,
@@ -311,7 +237,7 @@ class SegmentationSession:
         strategy: Strategy,
         cancelled: Cancelled,
     ) -> Iterator[Frame]:
-        step = _Step(self._said)
+        step = Step(self._said)
         total = sum(abs(stop - start) + 1 for start, stop, _ in sweeps)
         done = 0
         tracker = self._tracker(axis, strategy)
@@ -327,7 +253,7 @@ class SegmentationSession:
                     done += 1
                     yield Frame(found.frame, tuple(regions), done, total)
         finally:
-            self._close(step)
+            self.history.close(step, self._said)
 
     def _axis(self, axis: int) -> Axis:
         if axis not in self._axes:
@@ -350,51 +276,7 @@ class SegmentationSession:
         self._trackers.clear()
 
     def _write(
-        self, object_id: int, axis: int, index: int, mask: NDArray[np.bool_], step: _Step
+        self, object_id: int, axis: int, index: int, mask: NDArray[np.bool_], step: Step
     ) -> list[Region]:
         box = tuple(slice(index, index + 1) if a == axis else slice(None) for a in range(3))
-        return self._replace(object_id, box, np.expand_dims(mask, axis), step)
-
-    def _replace(
-        self, object_id: int, box: tuple[slice, ...], mask: NDArray[np.bool_], step: _Step
-    ) -> list[Region]:
-        """Puts a mask into a box; the part that changed is remembered and returned."""
-        if object_id not in self.masks:
-            self.masks[object_id] = np.zeros(self.shape, np.bool_)
-        held = self.masks[object_id][box]
-        inner = changed_box(held, mask)
-        if inner is None:
-            return []
-        offset = [(outer.start or 0) + part.start for outer, part in zip(box, inner, strict=True)]
-        before, after = held[inner], mask[inner]
-        whole = tuple(
-            slice(first, first + side) for first, side in zip(offset, after.shape, strict=True)
-        )
-        step.patches.append(_Patch(object_id, whole, pack_mask(before), pack_mask(after)))
-        held[inner] = after
-        return [Region(object_id, (offset[0], offset[1], offset[2]), after.copy())]
-
-    def _close(self, step: _Step) -> None:
-        """Makes a step undoable, where it changed anything."""
-        step.said_after = self._said
-        if step.patches or step.said_after != step.said_before:
-            self._undo = [*self._undo, step][-UNDO_STEPS:]
-            self._redo.clear()
-            self.revision += 1
-
-    def _restore(self, parts: Sequence[tuple[_Patch, bytes]]) -> list[Region]:
-        """Puts packed masks back; returns for each object the box around all of them."""
-        boxes: dict[int, list[tuple[slice, ...]]] = {}
-        for patch, packed in parts:
-            sides = [part.stop - part.start for part in patch.box]
-            self.masks[patch.object_id][patch.box] = unpack_mask(packed, sides)
-            boxes.setdefault(patch.object_id, []).append(patch.box)
-        self.revision += 1
-        regions = []
-        for object_id, touched in boxes.items():
-            low = [min(box[a].start for box in touched) for a in range(3)]
-            high = [max(box[a].stop for box in touched) for a in range(3)]
-            around = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-            mask = self.masks[object_id][around].copy()
-            regions.append(Region(object_id, (low[0], low[1], low[2]), mask))
-        return regions
+        return self.history.replace(object_id, box, np.expand_dims(mask, axis), step)

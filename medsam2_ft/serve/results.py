@@ -85,7 +85,7 @@ def bits(core: SegmentationSession) -> dict[str, Any]:
             if box is not None:
                 offset = [part.start for part in box]
                 regions.append(region_to_json(object_id, mask[box], offset))
-        return {"shape": list(core.shape), "revision": core.revision, "regions": regions}
+        return {"shape": list(core.shape), "revision": core.history.revision, "regions": regions}
 
 
 def accept(held: Held, folder: Path | None, names: Mapping[int, str]) -> dict[str, Any]:

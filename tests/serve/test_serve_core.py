@@ -13,7 +13,8 @@ from medsam2_ft.errors import UserError
 from medsam2_ft.object_prompts import SlicePrompt
 from medsam2_ft.sam2_adapter import Sam2, build_model
 from medsam2_ft.serve.backend import FakeBackend, Sam2Backend
-from medsam2_ft.serve.core import Region, SegmentationSession
+from medsam2_ft.serve.core import SegmentationSession
+from medsam2_ft.serve.history import Region
 from medsam2_ft.serve.results import label_maps
 from medsam2_ft.tracker import Tracker
 from medsam2_ft.volume_prompts import frames_along
@@ -85,7 +86,7 @@ def test_undo_and_redo_walk_the_whole_history(steps: list[tuple[str, int, int, i
     history = [(copies(session), session.prompted)]
     at = 0
     for what, i, axis, n, label in steps:
-        revision = session.revision
+        revision = session.history.revision
         try:
             apply(client, act(session, what, i, axis, n, label))
         except UserError:
@@ -94,18 +95,18 @@ def test_undo_and_redo_walk_the_whole_history(steps: list[tuple[str, int, int, i
         assert equal(client, copies(session))
         if what in ("undo", "redo"):
             at += 1 if what == "redo" else -1
-        elif session.revision > revision:
+        elif session.history.revision > revision:
             at += 1
             history[at:] = [(copies(session), session.prompted)]
         assert equal(copies(session), history[at][0])
         assert session.prompted == history[at][1]
-    while session.can_undo:
+    while session.history.can_undo:
         apply(client, session.undo())
         at -= 1
         assert equal(client, history[at][0])
         assert session.prompted == history[at][1]
     assert at == 0
-    while session.can_redo:
+    while session.history.can_redo:
         apply(client, session.redo())
         at += 1
         assert equal(client, history[at][0])

@@ -48,15 +48,15 @@ def prompt(context: Shared, session_id: str, asked: NewPrompt, lease: Lease = No
         regions = core.prompt(asked.object_id, asked.axis, said)
         mask = frames_along(core.mask(asked.object_id), asked.axis)[asked.index]
         return {
-            "revision": core.revision,
+            "revision": core.history.revision,
             "object_id": asked.object_id,
             "axis": asked.axis,
             "index": asked.index,
             "voxels": int(mask.sum()),
             "mask": mask_to_json(mask),
             "regions": regions_to_json(regions),
-            "can_undo": core.can_undo,
-            "can_redo": core.can_redo,
+            "can_undo": core.history.can_undo,
+            "can_redo": core.history.can_redo,
         }
 
     return context.run(held, "prompt", work)

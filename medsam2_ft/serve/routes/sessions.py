@@ -37,9 +37,9 @@ def describe(held: Held) -> dict[str, Any]:
         "prompts": []
         if core is None
         else [{"object_id": i, "axis": a, "index": n} for i, a, n in core.prompted],
-        "can_undo": core is not None and core.can_undo,
-        "can_redo": core is not None and core.can_redo,
-        "revision": 0 if core is None else core.revision,
+        "can_undo": core is not None and core.history.can_undo,
+        "can_redo": core is not None and core.history.can_redo,
+        "revision": 0 if core is None else core.history.revision,
         "job_id": held.running.job_id if held.running is not None and held.is_busy else None,
         "intensity": None
         if held.rule is None
