@@ -30,13 +30,14 @@ def test_it_learns(tmp_path: Path) -> None:
         "model.lr_encoder": 1e-3,
         "model.lr_decoder": 1e-3,
         "model.beta2": 0.95,
-        "trainer.max_epochs": 12,
-        "trainer.check_val_every_n_epoch": 12,
+        # with 12 it has left the plateau at the filled box on some processors, on others not yet
+        "trainer.max_epochs": 20,
+        "trainer.check_val_every_n_epoch": 20,
         "trainer.gradient_clip_val": 1.0,
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": False,
-        "propagation.every_n_epochs": 12,
-        "last.every_n_epochs": 12,
+        "propagation.every_n_epochs": 20,
+        "last.every_n_epochs": 20,
     }
     log = tmp_path / "log"
     assert train(["fit", *(f"--{k}={v}" for k, v in values.items())], log=log) == 0, log.read_text()
