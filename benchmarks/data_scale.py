@@ -68,7 +68,7 @@ def worker_memory(data: Path, size: int, batches: int) -> dict[str, float]:
     """
     from medsam2_ft.data.datamodule import SliceDataModule
 
-    module = SliceDataModule(str(data), image_size=size, batch_size=4, num_workers=1, val_share=0)
+    module = SliceDataModule(str(data), image_size=size, batch_size=4, num_workers=1, val_share=0.0)
     module.prepare_data()
     module.setup("fit")
     loader = module.train_dataloader()

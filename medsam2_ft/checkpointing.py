@@ -219,12 +219,15 @@ def write_in_run(trainer: Trainer, write: Callable[[], object]) -> None:
         UserError: On all ranks, if the disk does not come back.
     """
     last = last_checkpoint_of(trainer)
+    if last is None:  # nobody has made the run folder, nor said how long to wait for it
+        first_writes(write, 0.0)
+        return
 
     def checked() -> None:
         require_folder(trainer.default_root_dir)
         write()
 
-    first_writes(checked, 0.0 if last is None else last.wait_for_disk_min)
+    first_writes(checked, last.wait_for_disk_min)
 
 
 def save_together(trainer: Trainer, path: Path) -> None:

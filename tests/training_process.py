@@ -248,7 +248,7 @@ def _arrange_probe(target: Path) -> None:
     def sgd(self: Any) -> torch.optim.Optimizer:
         trained = [p for p in self.parameters() if p.requires_grad]
         # at 0.05, twenty steps magnify rounding, which differs with the batch, a thousandfold
-        return torch.optim.SGD([{"params": trained, "name": "all"}], lr=0.01)
+        return torch.optim.SGD([{"params": trained, "name": "all"}], lr=0.002)
 
     FineTuner.on_before_optimizer_step = hook
     FineTuner.configure_optimizers = sgd
