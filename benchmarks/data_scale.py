@@ -78,14 +78,9 @@ def worker_memory(data: Path, size: int, batches: int) -> dict[str, float]:
             seen += 1
             if seen == batches:
                 break
-    (worker,) = (child for child in psutil.Process().children() if _is_loader(child))
-    memory = worker.memory_full_info()
+    (worker,) = loader._iterator._workers  # torch has no public way to its workers
+    memory = psutil.Process(worker.pid).memory_full_info()
     return {"resident_mb": memory.rss / 1e6, "own_mb": memory.uss / 1e6}
-
-
-def _is_loader(process: psutil.Process) -> bool:
-    """Multiprocessing has a helper of its own, which runs another program."""
-    return "resource_tracker" not in " ".join(process.cmdline())
 
 
 def main() -> None:
