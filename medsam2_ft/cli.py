@@ -87,6 +87,7 @@ class FineTuneCLI(LightningCLI):
         parser.add_lightning_class_args(PropagationValidation, "propagation")
         parser.add_lightning_class_args(TrainingPictures, "pictures")
         parser.add_lightning_class_args(BestCheckpoint, "best")
+        parser.add_lightning_class_args(ExportWeights, "export")
         parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.link_arguments("run", "trainer.default_root_dir")
         parser.link_arguments("run", "best.dirpath", compute_fn=_checkpoint_folder_name)
@@ -235,7 +236,6 @@ def main(args: ArgsType = None) -> FineTuneCLI:
                     MetricsInStep(),
                     Throughput(),
                     StopOnSigterm(),
-                    ExportWeights(),
                     WritePredictions(),
                 ],
                 "enable_autolog_hparams": False,  # `SaveRunConfig` gives loggers everything
