@@ -81,6 +81,7 @@ class FineTuneCLI(LightningCLI):
         parser.add_lightning_class_args(PropagationValidation, "propagation")
         parser.add_lightning_class_args(TrainingPictures, "pictures")
         parser.add_lightning_class_args(BestCheckpoint, "best")
+        parser.add_lightning_class_args(ExportWeights, "export")
         parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.link_arguments("run", "trainer.default_root_dir")
         parser.link_arguments("run", "best.dirpath", compute_fn=_checkpoint_folder_name)
@@ -211,7 +212,6 @@ def main(args: ArgsType = None) -> FineTuneCLI:
                     MetricsInStep(),
                     RandomState(),
                     Throughput(),
-                    ExportWeights(),
                     WritePredictions(),
                     Preemption(),
                 ],

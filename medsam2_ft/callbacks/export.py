@@ -20,7 +20,9 @@ class ExportWeights(Checkpoint):
     """Writes ``<run>/exports/best.pt`` with every better score, ``last.pt`` when training ends.
 
     ``best.pt`` follows `BestCheckpoint`. A subclass of Lightning's ``Checkpoint`` so that it runs
-    after validation scores are in; it must stand behind `BestCheckpoint` in the list of callbacks.
+    after validation scores are in. In the list of callbacks it must stand behind `BestCheckpoint`
+    and before `LastCheckpoint`: a run that is killed right behind ``last.ckpt`` must find there
+    that ``best.pt`` is written.
     """
 
     def __init__(self) -> None:

@@ -99,6 +99,7 @@ def kill_and_resume(
 CASES = [
     pytest.param(("batch", 7), 0, id="middle of an epoch"),
     pytest.param(("before_validation", 1), 0, id="between last batch and validation"),
+    pytest.param(("batch", 9), 0, id="first batch of the second epoch, behind the best one"),
     pytest.param(("batch", 6), 2, id="middle of an epoch, two workers"),
     pytest.param(("batch", 8), 2, id="last batch of an epoch, two workers", marks=pytest.mark.slow),
     pytest.param(("before_validation", 0), 2, id="first validation", marks=pytest.mark.slow),
