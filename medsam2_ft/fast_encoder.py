@@ -36,7 +36,7 @@ def speed_up(core: Any) -> None:
             block.forward = partial(windowed_block, block)
     for module in (*core.image_encoder.neck.modules(), decoder.conv_s0, decoder.conv_s1):
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            module.forward = partial(pointwise, module)
+            vars(module)["forward"] = partial(pointwise, module)
 
 
 def pointwise(conv: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
@@ -55,7 +55,8 @@ def position_embedding(trunk: Any, hw: tuple[int, int]) -> Float[Tensor, "1 {hw[
         )
         resized = torch.einsum("hi,cij,wj->hwc", rows, background, columns)
     tiles = resized.reshape(hw[0] // side, side, hw[1] // side, side, -1)
-    return (tiles + window.permute(1, 2, 0)[None, :, None]).reshape(1, *hw, -1)
+    tiles = tiles + window.permute(1, 2, 0)[None, :, None]
+    return tiles.reshape(1, *hw, -1)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=16)
