@@ -5,11 +5,11 @@
 The paper's way (paper_recipe.py) trains one object of a slice per step; ours is the package's own
 module and data module through Lightning, all losses on, up to twelve objects of a slice at once.
 Both start from random weights, read the same generated volume, load in the training process, and
-take turns, step by step, in two processes: what else the machine does hits both. ``--plan SIZE:OBJECTS:STEPS`` says
-what ours prompts at once and how many steps count after two to warm up. Ratios are medians of
-the steps' ratios, of wall time and of CPU time. The floor is the arithmetic of our step at the
-speed of a large matrix product, in CPU time by threads. Peak memory is that of a fresh process
-that trains two steps (Linux).
+take turns, step by step, in two processes: what else the machine does hits both.
+``--plan SIZE:OBJECTS:STEPS`` says what ours prompts at once and how many steps count after two to
+warm up. Ratios are medians of the steps' ratios, of wall time and of CPU time. The floor is the
+arithmetic of our step at the speed of a large matrix product, in CPU time by threads. Peak memory
+is that of a fresh process that trains two steps (Linux).
 """
 
 import argparse
