@@ -5,11 +5,11 @@
 The paper's way (paper_recipe.py) trains one object of a slice per step; ours is the package's own
 module and data module through Lightning, all losses on, up to twelve objects of a slice at once.
 Both start from random weights, read the same generated volume, load in the training process, and
-take turns, step by step: what else the machine does hits both. ``--plan SIZE:OBJECTS:STEPS`` says
-what ours prompts at once and how many steps count after one to warm up. Ratios are medians of
-the steps' ratios, of wall time and of CPU time. The floor is the arithmetic of our step at the
-speed of a large matrix product, in CPU time by threads. Peak memory is that of a fresh process
-that trains two steps (Linux).
+take turns, step by step, in two processes: what else the machine does hits both.
+``--plan SIZE:OBJECTS:STEPS`` says what ours prompts at once and how many steps count after two to
+warm up. Ratios are medians of the steps' ratios, of wall time and of CPU time. The floor is the
+arithmetic of our step at the speed of a large matrix product, in CPU time by threads. Peak memory
+is that of a fresh process that trains two steps (Linux).
 """
 
 import argparse
@@ -27,6 +27,7 @@ from report import fresh_process, high_water_mb, matmul_flop_per_s, write_result
 from step_parts import training_flop
 from training_ways import (
     STORED_SIDE,
+    PaperProcess,
     TakeTurns,
     Work,
     our_training,
@@ -41,10 +42,10 @@ PLAN = ("1024:12:2", "1024:1:3", "512:12:4", "512:1:4", "256:12:8", "256:1:8")
 
 def compare(work: Work, steps: int, folder: Path) -> dict[str, Any]:
     """Trains both ways in turn; times, ratios and rates."""
-    paper = paper_training(work, folder)
     module, data = our_training(work, folder)
-    turns = TakeTurns(paper.step)
-    train_ours(module, data, steps + 1, turns)
+    with PaperProcess(work, folder) as paper:
+        turns = TakeTurns(paper.step)
+        train_ours(module, data, steps + turns.warmup, turns)
     result: dict[str, Any] = {"size": work.size, "batch": work.batch, "steps": steps}
     result |= {"objects_per_slice": work.objects, "dtype": "float32"}
     for way, times in (("ours", turns.ours), ("paper", turns.others)):

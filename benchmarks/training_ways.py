@@ -1,10 +1,12 @@
 """The two ways of training that benchmarks/training.py compares, on the same generated volume."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from medsam2_ft.data.datamodule import SliceDataModule
 from medsam2_ft.io.npz import find_cases
 from medsam2_ft.module import FineTuner
 
+Seconds = tuple[float, float]
+"""Wall and CPU time."""
 STORED_SIDE = 512
 CPU = torch.device("cpu")
 
@@ -78,7 +82,7 @@ class TakeTurns(Callback):
     """After each step of ours, whatever else is to be measured; times both.
 
     Args:
-        other: One step of the other way; None to time ours alone.
+        other: One step of the other way, which says how long it took; None for ours alone.
         warmup: Steps of both that do not count.
 
     Attributes:
@@ -86,11 +90,11 @@ class TakeTurns(Callback):
         others: The same of the other way.
     """
 
-    def __init__(self, other: Callable[[], Any] | None, warmup: int = 1) -> None:
+    def __init__(self, other: Callable[[], Seconds] | None, warmup: int = 2) -> None:
         self.other = other
         self.warmup = warmup
-        self.ours: list[tuple[float, float]] = []
-        self.others: list[tuple[float, float]] = []
+        self.ours: list[Seconds] = []
+        self.others: list[Seconds] = []
         self._began = (0.0, 0.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,15 +111,56 @@ class TakeTurns(Callback):
         if counts:
             self.ours.append(step)
         if self.other is not None:
-            start = _now()
-            self.other()
-            stop = _now()
+            other = self.other()
             if counts:
-                self.others.append((stop[0] - start[0], stop[1] - start[1]))
+                self.others.append(other)
         self._began = _now()
 
 
-def _now() -> tuple[float, float]:
+class PaperProcess:
+    """The paper's way in a process of its own, which trains a step whenever it is asked to.
+
+    What ours sets for its process stays with ours.
+    """
+
+    def __init__(self, work: Work, folder: Path) -> None:
+        options = [str(work.size), str(work.batch), work.variant, str(folder)]
+        command = [sys.executable, __file__, str(torch.get_num_threads()), *options]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def __enter__(self) -> Self:
+        """The process runs already."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Ends it."""
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+
+    def step(self) -> Seconds:
+        """Trains one step and returns how long it took."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        wall_s, cpu_s = self.process.stdout.readline().split()
+        return float(wall_s), float(cpu_s)
+
+
+def serve_paper(threads: str, size: str, batch: str, variant: str, folder: str) -> None:
+    """Trains a step for every line of the standard input."""
+    torch.set_num_threads(int(threads))
+    training = paper_training(Work(int(size), 1, int(batch), variant), Path(folder))
+    for _ in sys.stdin:
+        start = _now()
+        training.step()
+        stop = _now()
+        print(stop[0] - start[0], stop[1] - start[1], flush=True)
+
+
+def _now() -> Seconds:
     return time.perf_counter(), time.process_time()
 
 
@@ -135,3 +180,7 @@ def train_ours(
         **options,
     )
     trainer.fit(module, datamodule=data)
+
+
+if __name__ == "__main__":
+    serve_paper(*sys.argv[1:])

@@ -1,7 +1,8 @@
 """The only importer of the ``sam2`` package: builds its models and loads their weights.
 
-Meta's model is used as it is released, configured by overrides of its own YAML files; nothing is
-copied or patched. ``Sam2.core.state_dict()`` has the official key names.
+Meta's model is used as it is released, configured by overrides of its own YAML files; its
+parameters and keys stay as they are. ``fast_encoder`` replaces some methods of its encoder.
+``Sam2.core.state_dict()`` has the official key names.
 """
 
 import logging
