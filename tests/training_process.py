@@ -58,9 +58,14 @@ def start(
     return process
 
 
-def start_ranks(args: list[str], options: Sequence[Mapping[str, Any]]) -> list[Any]:
+def start_ranks(
+    args: list[str],
+    options: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, str] | None = None,
+) -> list[Any]:
     """Starts the ranks of a DDP training on this machine, each with its own options of `start`."""
     shared = {
+        **(environment or {}),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(len(options)),

@@ -3,13 +3,12 @@
 import csv
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 import synthetic
 import torch
-from training_process import Signalled, start, train
+from training_process import Signalled, start_ranks, train
 
 LIMIT_S = 300
 SPEED = ("speed/", "memory/")
@@ -155,26 +154,11 @@ def on_ranks(
     environment: dict[str, str] | None = None,
 ) -> list[int | None]:
     """Trains on two ranks; returns their exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        **(environment or {}),
-    }
-    args = [*args, "--trainer.devices=2", "--trainer.strategy=ddp"]
-    ranks = [
-        start(
-            args,
-            environment=shared | {"LOCAL_RANK": str(rank)},
-            signalled_at=(moments or {}).get(rank, []),
-            log=log,
-        )
-        for rank in range(2)
-    ]
+    ranks = start_ranks(
+        args,
+        [{"signalled_at": (moments or {}).get(rank, []), "log": log} for rank in range(2)],
+        environment,
+    )
     for process in ranks:
         process.join(LIMIT_S)
     return [process.exitcode for process in ranks]

@@ -2,15 +2,15 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic
 import torch
-from training_process import Signalled, start
+from training_process import Signalled, free_port, start, start_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 300
@@ -51,31 +51,14 @@ def arguments(data: Path, run: Path) -> list[str]:
     return ["fit", *(f"--{key}={value}" for key, value in values.items())]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def train_on(
     ranks: int, args: list[str], observed: Path, signalled_at: list[Signalled] | None = None
 ) -> None:
     """Trains to the end, or until the last rank is told to stop; both end with 0."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
-    args = [*args, f"--trainer.devices={ranks}"] + ["--trainer.strategy=ddp"] * (ranks > 1)
     log = observed / "log"
-    processes = [
-        start(
-            args,
-            environment=shared | {"WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
-            if ranks > 1
-            else {},
-            signalled_at=signalled_at if signalled_at and rank == ranks - 1 else [],
-            observed=observed,
-            log=log,
-        )
-        for rank in range(ranks)
-    ]
+    options: list[dict[str, Any]] = [{"observed": observed, "log": log} for _ in range(ranks)]
+    options[-1]["signalled_at"] = signalled_at or []
+    processes = start_ranks(args, options) if ranks > 1 else [start(args, **options[0])]
     for process in processes:
         process.join(LIMIT_S)
     assert [process.exitcode for process in processes] == [0] * ranks, log.read_text()
