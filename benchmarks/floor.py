@@ -3,7 +3,7 @@
     python benchmarks/floor.py [--sizes 1024 512 256] [--objects 12] [--device cpu] [--json OUT]
 
 The floor is the longer of two times: a part's arithmetic (torch's FlopCounterMode) at the speed of
-a large matrix product, and its bytes at the speed of a large copy. Bytes are what the operations
+a large matrix product, and its bytes at the speed of memory. Bytes are what the operations
 read and write one by one; caches and fused kernels need fewer, so a share may pass 100 %.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import copy_byte_per_s, matmul_flop_per_s, write_result
+from report import matmul_flop_per_s, memory_byte_per_s, write_result
 from step_parts import PARTS_HEADER, measure_parts, parts_line
 from training_ways import Work
 
@@ -38,7 +38,7 @@ def main() -> None:
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     speeds = {
         "matmul_gflop_per_s": matmul_flop_per_s(device, dtype) / 1e9,
-        "copy_gb_per_s": copy_byte_per_s(device) / 1e9,
+        "memory_gb_per_s": memory_byte_per_s(device) / 1e9,
     }
     print(", ".join(f"{name} {value:.1f}" for name, value in speeds.items()))
     sizes: dict[str, Any] = {}

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from report import copy_byte_per_s, matmul_flop_per_s, median_seconds
+from report import matmul_flop_per_s, median_seconds, memory_byte_per_s
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -153,10 +153,10 @@ def measure_parts(
     """Every part of one of our steps, with its share of the roofline.
 
     The floor of a part is the longer of its arithmetic at the speed of a large matrix product and
-    its bytes at the speed of a large copy, both measured here.
+    its bytes at the speed of memory, both measured here.
     """
     flop_per_s = matmul_flop_per_s(device, dtype)
-    byte_per_s = copy_byte_per_s(device)
+    byte_per_s = memory_byte_per_s(device)
     images = torch.randn(work.batch, 3, work.size, work.size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     parts = encoder_parts(module.model, images, dtype)
