@@ -110,7 +110,7 @@ def test_gradients_are_exchanged_once_per_optimiser_step(together: Path) -> None
     ("before", "after"),
     [
         (2, 1),
-        pytest.param(1, 2, marks=pytest.mark.slow),
+        (1, 2),
         pytest.param(2, 3, marks=pytest.mark.slow),
     ],
 )

@@ -11,7 +11,7 @@ from slurm_cluster import Cluster, running_cluster, why_unavailable
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A SLURM of one node; skipped where it is not installed."""
+    """A SLURM of two nodes; skipped where it is not installed."""
     lacking = why_unavailable()
     if lacking is not None:
         pytest.skip(lacking)

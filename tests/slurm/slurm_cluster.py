@@ -1,4 +1,4 @@
-"""A SLURM of one node, started and stopped by the tests: munged, slurmctld and slurmd.
+"""A SLURM of two nodes, started and stopped by the tests: munged, slurmctld and two slurmd.
 
 It needs root, because slurmd changes to the user of each job, and Debian's packages ``PACKAGES``.
 Everything of it (configuration, key, sockets, state, logs) lies in one folder, the ports are its
@@ -22,8 +22,11 @@ from waiting import wait_until
 PACKAGES = "slurm-wlm munge"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
 SYSTEM_FOLDERS = "/usr/sbin:/sbin"
-# Resolves everywhere; Lightning takes a job's first node for the address to meet at.
-NODE = "localhost"
+# Short forms of 127.0.0.1 and 127.0.0.2, so they resolve everywhere: Lightning takes the name of a
+# job's first node for the address to meet at. Two nodes of one machine must not be `localhost`.
+# Jobs get the first node alone, unless they ask for the partition of both.
+NODES = ("127.1", "127.2")
+BOTH_NODES = "both"
 # Seconds until the credential of a job's previous start has expired and a requeued job starts
 # again; 120 where nothing is said. It must be longer than the start of a task ever takes.
 CRED_EXPIRE_S = 15
@@ -43,7 +46,6 @@ CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -64,15 +66,18 @@ SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
-NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 \\
-  CPUs={cpus} RealMemory={memory_mb} Gres=gpu:{gpus}
-PartitionName=all Nodes={node} Default=YES MaxTime=INFINITE State=UP
+SlurmdLogFile={folder}/slurmd-%n.log
+PartitionName=one Nodes={first} Default=YES MaxTime=INFINITE State=UP
+PartitionName={both} Nodes=ALL MaxTime=INFINITE State=UP
 """
+NODE_LINE = (
+    "NodeName={name} NodeAddr={name} Port={port} CPUs={cpus}"
+    " RealMemory={memory_mb} Gres=gpu:{gpus}\n"
+)
 
 
 def why_unavailable() -> str | None:
@@ -166,7 +171,7 @@ def running_cluster(folder: Path, *, cpus: int = 8) -> Iterator[Cluster]:
         for words in (
             ["munged", "--foreground", "--force", *_munge_files(folder)],
             ["slurmctld", "-D"],
-            ["slurmd", "-D"],
+            *(["slurmd", "-D", "-N", name] for name in NODES),
         ):
             daemons.append(_start(words, cluster))
             if words[0] == "munged":
@@ -178,28 +183,29 @@ def running_cluster(folder: Path, *, cpus: int = 8) -> Iterator[Cluster]:
 
 
 def _configure(folder: Path, cpus: int) -> None:
-    for name in ("state", "spool"):
-        (folder / name).mkdir(parents=True)
+    (folder / "state").mkdir(parents=True)
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
-    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 // len(NODES)
     text = CONFIGURATION.format(
         folder=folder,
         host=socket.gethostname().split(".")[0],
-        node=NODE,
         controller_port=free_port(),
-        node_port=free_port(),
         cred_expire=CRED_EXPIRE_S,
         kill_wait=KILL_WAIT_S,
-        gpus=GPUS,
-        cpus=cpus,
-        memory_mb=memory_mb,
+        first=NODES[0],
+        both=BOTH_NODES,
     )
+    for name in NODES:
+        (folder / f"spool-{name}").mkdir()
+        text += NODE_LINE.format(
+            name=name, port=free_port(), cpus=cpus, memory_mb=memory_mb, gpus=GPUS
+        )
     (folder / "slurm.conf").write_text(text)
     for number in range(GPUS):  # of a GPU, SLURM wants to see a file
         (folder / f"gpu{number}").touch()
-    gres = f"NodeName={NODE} Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n"
+    gres = f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n"
     (folder / "gres.conf").write_text(gres)
 
 
@@ -214,7 +220,7 @@ def _munge_files(folder: Path) -> list[str]:
 
 
 def _start(words: list[str], cluster: Cluster) -> "subprocess.Popen[bytes]":
-    with (cluster.folder / f"{words[0]}.out.log").open("wb") as log:
+    with (cluster.folder / f"{words[0]}.out.log").open("ab") as log:
         program = shutil.which(words[0], path=cluster.environment["PATH"])
         assert program is not None
         return subprocess.Popen(
@@ -236,7 +242,7 @@ def _is_idle(cluster: Cluster) -> bool:
         text=True,
         timeout=COMMAND_S,
     )
-    return done.stdout.strip() == "idle"
+    return set(done.stdout.split()) == {"idle"}
 
 
 def _stop(cluster: Cluster, daemons: "list[subprocess.Popen[bytes]]") -> None:

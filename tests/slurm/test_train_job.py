@@ -8,11 +8,12 @@ import synthetic
 import torch
 import wandb_files
 from run_files import assert_same_end, rows
-from slurm_cluster import ENDED, POLL_S, Cluster
+from slurm_cluster import BOTH_NODES, ENDED, NODES, POLL_S, Cluster
 from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH_FILE = ROOT / "scripts/slurm/train.sbatch"
+BATCH_FILE_OF_NODES = ROOT / "scripts/slurm/train_multinode.sbatch"
 EPOCHS = 4
 BATCHES = 12
 # Trains for longer than SLURM takes to notice a limit.
@@ -30,7 +31,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def submit(cluster: Cluster, data: Path, run: Path, *options: str, epochs: int = EPOCHS) -> int:
+def submit(
+    cluster: Cluster, data: Path, run: Path, *options: str, epochs: int = EPOCHS, nodes: int = 1
+) -> int:
+    """Submits a training of two tasks, whatever the nodes."""
     values = {
         "run": run,
         "data.data_dir": data,
@@ -50,13 +54,13 @@ def submit(cluster: Cluster, data: Path, run: Path, *options: str, epochs: int =
         "wandb.mode": "offline",
     }
     return cluster.submit(
-        "--ntasks-per-node=2",
-        "--gpus-per-node=2",
+        f"--ntasks-per-node={2 // nodes}",
+        f"--gpus-per-node={2 // nodes}",
         "--cpus-per-task=1",
         f"--output={output_of(run)}",
         f"--export=ALL,PYTHON={sys.executable},OMP_NUM_THREADS=1,PYTHONDONTWRITEBYTECODE=",
         *options,
-        BATCH_FILE,
+        BATCH_FILE if nodes == 1 else BATCH_FILE_OF_NODES,
         *(f"--{key}={value}" for key, value in values.items()),
         cwd=ROOT,
     )
@@ -112,6 +116,18 @@ def test_requeued_by_hand_and_by_the_signal(
     cluster.command("scancel", "--signal=USR1", job)
     complete(cluster, job, run, restarts=2)
     assert_same_run(run, reference, starts=3)
+
+
+def test_two_nodes_are_requeued_and_end_as_one_node_does(
+    cluster: Cluster, data: Path, reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = submit(cluster, data, run, f"--partition={BOTH_NODES}", nodes=len(NODES))
+    wait_for_more_rows(cluster, job, run)
+    assert cluster.describe(job)["NumNodes"] == str(len(NODES))
+    cluster.command("scancel", "--signal=USR1", job)
+    complete(cluster, job, run, restarts=1)
+    assert_same_run(run, reference, starts=2)
 
 
 def test_cancelled_for_good(cluster: Cluster, data: Path, tmp_path: Path) -> None:
