@@ -129,8 +129,9 @@ class FineTuneCLI(LightningCLI):
             f" activation_checkpointing {str(config.model.activation_checkpointing).lower()}"
         )
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # set dynamically
-        doing = [c.stage for c in callbacks if isinstance(c, FailedStage)]
-        return ", ".join([self.config.subcommand, *filter(None, doing)]) + f" ({settings})"
+        stages = [c.stage for c in callbacks if isinstance(c, FailedStage) and c.stage]
+        doing = dict.fromkeys([self.config.subcommand, *stages])  # `validate` is both
+        return ", ".join(doing) + f" ({settings})"
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer."""
