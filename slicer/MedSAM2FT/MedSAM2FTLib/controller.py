@@ -6,7 +6,7 @@ from typing import Any, Optional
 from .client import Client, ServerError, is_loopback
 from .flow import Flow
 from .geometry import Slice
-from .masks import Masks, Target
+from .masks import Masks, SceneError, Target
 from .remote import RemoteSession
 from .state import (
     CONNECTED,
@@ -239,9 +239,12 @@ class Controller(Flow):
         assert self.masks is not None
         self.drop_session()  # it would hold what is no longer true; the next prompt opens another
         step = self.steps.undo() if undo else self.steps.redo()
-        self.masks.restore(step.patches, after=not undo)
         self.prompts = step.said_before if undo else step.said_after
-        self.say("Undone." if undo else "Done again.", READY)
+        try:
+            self.masks.restore(step.patches, after=not undo)
+            self.say("Undone." if undo else "Done again.", READY)
+        except SceneError as error:
+            self.say(str(error), READY, failed=True)
 
     def accept(self) -> None:
         """Lets the server save image and segments as a training case."""

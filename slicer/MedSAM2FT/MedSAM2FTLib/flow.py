@@ -218,7 +218,9 @@ class Flow:
             try:
                 self._take(outcome)
             except (SceneError, WireError) as error:
-                self.say(str(error), failed=True)
+                self._doing = None
+                self.drop_session()  # what it holds is not what Slicer shows any more
+                self.say(str(error), CONNECTED if self.masks is None else READY, failed=True)
         return any_came
 
     def close(self) -> None:
