@@ -19,7 +19,7 @@ UV_RUN = index="$${PIP_INDEX_URL:-$$($(PY) -m pip config get global.index-url 2>
 UV_INSTALL = $(UV_RUN) install --quiet --python $(PY) --constraint constraints.txt
 # One process per core, one thread each; a file's tests share a process and so their fixtures.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
-SOURCES := medsam2_ft tests $(wildcard train.py data_prep benchmarks)
+SOURCES := medsam2_ft tests $(wildcard train.py data_prep benchmarks slicer)
 
 # albumentations asks the network for its newest version at import unless told not to.
 export NO_ALBUMENTATIONS_UPDATE := 1

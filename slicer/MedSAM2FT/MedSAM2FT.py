@@ -40,7 +40,7 @@ class MedSAM2FT(ScriptedLoadableModule):
         self.parent.title = "MedSAM2-FT"
         self.parent.categories = ["Segmentation"]
         self.parent.dependencies = ["Segmentations", "Markups", "Volumes"]
-        self.parent.contributors = ["The medsam2-ft contributors"]
+        self.parent.contributors = ["medsam2-ft maintainers"]
         self.parent.helpText = (
             "Segments volumes with fine-tuned SAM2 models of a server (<i>medsam2-ft serve</i>): "
             "draw a box or click, then propagate. Research use only. Not a medical device."

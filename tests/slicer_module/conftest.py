@@ -50,8 +50,9 @@ def _shims(slicer: Any) -> None:
 def slicer() -> Iterator[Any]:
     """The package, with an empty scene and its logics."""
     pytest.importorskip("slicer_core", reason="slicer-core has wheels for Python 3.11 alone")
-    import slicer
     import slicer.util
+
+    import slicer
 
     _shims(slicer)
     scene = slicer.vtkMRMLScene()

@@ -33,7 +33,7 @@ def answering(reply: Callable[[Any], None]) -> Iterator[int]:
         def handle_any(self) -> None:
             reply(self)
 
-        do_GET = do_POST = do_PUT = do_DELETE = handle_any
+        do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass

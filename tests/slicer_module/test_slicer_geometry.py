@@ -187,8 +187,8 @@ def test_clicks_are_the_voxels_under_them(slicer: Any, scene: Any) -> None:
     with pytest.raises(GeometryError, match="beside"):
         point_on_slice(np.array([11.0, 2, 3]), Slice(0, 3), SHAPE)
     with pytest.raises(GeometryError, match="beside"):
-        box_of_clicks(clicks + [30, 0, 0], SHAPE)
-    cut = box_of_clicks(clicks + [5, 0, 0], SHAPE)
+        box_of_clicks(clicks + np.array([30, 0, 0]), SHAPE)
+    cut = box_of_clicks(clicks + np.array([5, 0, 0]), SHAPE)
     assert box_on_slice(cut, 0) == [7, 2, 10, 5]
 
 

@@ -28,7 +28,7 @@ def matrix_of(array: NDArray[np.float64]) -> Any:
 def voxels_of(image: Any) -> NDArray[Any]:
     """Returns voxels of an image, not copied: ``(k, j, i)``, components last."""
     sides = image.GetDimensions()[::-1]
-    array = vtk_to_numpy(image.GetPointData().GetScalars())
+    array: NDArray[Any] = vtk_to_numpy(image.GetPointData().GetScalars())
     components = image.GetNumberOfScalarComponents()
     return array.reshape(sides if components == 1 else (*sides, components))
 

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import numpy as np
 import slicer
 import vtk
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .geometry import Slice, box_of_corners, lattice_offset, overlap, slice_of_plane
 from .images import array_of, is_colour, oriented_image, sendable, voxels_of
@@ -200,7 +200,7 @@ class Scene:
 
     # Views and markups
 
-    def ijk_of(self, volume_id: str, world: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    def ijk_of(self, volume_id: str, world: ArrayLike) -> NDArray[np.float64]:
         """Returns where points of the world lie in a volume, also under transforms.
 
         Args:
@@ -218,7 +218,9 @@ class Scene:
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
             None, node.GetParentTransformNode(), between
         )
-        local = np.array([between.TransformPoint(*map(float, point)) for point in world])
+        local = np.array(
+            [between.TransformPoint(*map(float, point)) for point in np.asarray(world)]
+        )
         inverse = np.linalg.inv(_ijk_to_ras(node))
         ijk: NDArray[np.float64] = local @ inverse[:3, :3].T + inverse[:3, 3]
         return ijk
