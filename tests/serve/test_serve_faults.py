@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from live import WAIT_S, Client, running
 
+from medsam2_ft.commands.serve import KEEP_ALIVE_S, _listen
 from medsam2_ft.serve import wire
 from medsam2_ft.serve.backend import FakeBackend
 from medsam2_ft.serve.engine import FakeEngine
+from medsam2_ft.serve.problems import RETRY_AFTER_S
 from medsam2_ft.serve.sessions import PREFIX
 from medsam2_ft.serve.settings import Settings
 
@@ -273,3 +275,10 @@ def test_a_device_that_is_full_is_said(tmp_path: Path) -> None:
         for number, body, digest in chunks:
             last = user.call("PUT", f"{user.session}/data/{number}", body, X_SHA256=digest)
         assert last.json["state"] == "ready"
+
+
+def test_answers_are_not_delayed_and_connections_outlive_retry_after() -> None:
+    """asyncio switches the delay off only where the socket names its protocol."""
+    with _listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+    assert KEEP_ALIVE_S > 2 * RETRY_AFTER_S

@@ -173,6 +173,15 @@ def test_accepting_saves_what_is_shown(user: User, tmp_path: Path, port: int) ->
     assert np.array_equal(user.mask(target), shown)
 
 
+def test_segments_have_the_numbers_of_their_places(user: User) -> None:
+    """Whatever is prompted first: equal lists of segments give equal labels in all cases."""
+    liver, tumour = user.segment("liver"), user.segment("tumour")
+    user.box(tumour, 0, 3, [1, 2, 4, 5])
+    user.box(liver, 0, 3, [1, 2, 8, 8])
+    assert user.controller.masks is not None
+    assert user.controller.masks.targets == {2: tumour, 1: liver}
+
+
 def test_the_users_voxels_do_not_change(slicer: Any, user: User) -> None:
     volume = slicer.mrmlScene.GetNodeByID(user.grid.volume_id)
     stamp = user.scene.volume_stamp(user.grid)

@@ -58,6 +58,9 @@ class Grid:
 class Segments(Protocol):
     """The part of ``scene.Scene`` that is needed here."""
 
+    def segment_place(self, target: Target) -> int:
+        """Returns where a segment stands in its list, from 0; ``SceneGone``."""
+
     def segment_stamp(self, target: Target) -> int:
         """Returns a number that changes with the segment's voxels; ``SceneGone``."""
 
@@ -86,11 +89,19 @@ class Masks:
         self._stamps: dict[int, int] = {}
 
     def object_of(self, target: Target) -> int:
-        """Returns the number of a segment; a new one where it has none yet."""
+        """Returns the number of a segment; a new one where it has none yet.
+
+        It is its place in the list where that is free, so that equal lists get equal numbers.
+
+        Raises:
+            SceneGone: The segment was deleted.
+        """
         for object_id, known in self.targets.items():
             if known == target:
                 return object_id
-        object_id = max(self.targets, default=0) + 1
+        object_id = self.segments.segment_place(target) + 1
+        if object_id in self.targets:
+            object_id = max(self.targets) + 1
         self.targets[object_id] = target
         return object_id
 

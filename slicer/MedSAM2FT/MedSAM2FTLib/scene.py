@@ -96,6 +96,15 @@ class Scene:
         except SceneGone:
             return ""
 
+    def segment_place(self, target: Target) -> int:
+        """Returns where a segment stands in its list, from 0.
+
+        Raises:
+            SceneGone: It was deleted.
+        """
+        node, _ = self._segment(target)
+        return int(node.GetSegmentation().GetSegmentIndex(target.segment_id))
+
     def segment_stamp(self, target: Target) -> Any:
         """Returns what changes with a segment's voxels.
 
