@@ -418,3 +418,34 @@ def test_a_damaged_answer_is_said_and_changes_nothing(
         assert user.mask(target).shape == SHAPE
         assert not user.mask(target).any()
         user.controller.close()
+
+
+def test_an_answer_that_is_lost_leaves_segment_and_server_equal(
+    slicer: Any, scene: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The server did what was asked, Slicer never heard of it: the next click starts clean."""
+    from MedSAM2FTLib.client import TimedOut
+    from MedSAM2FTLib.geometry import Slice
+    from MedSAM2FTLib.remote import RemoteSession
+
+    with running(FakeEngine(), Settings(work_dir=tmp_path)) as port:
+        user = User(scene, port)
+        user.send(volume_of(slicer, oblique(0), IMAGE))
+        target = user.segment()
+        user.box(target, 0, 3, [1, 2, 4, 5])
+        prompt = RemoteSession.prompt
+
+        def lost(session: Any, said: Any) -> Any:
+            prompt(session, said)
+            raise TimedOut("has not answered")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RemoteSession, "prompt", lost)
+            user.controller.prompt_box(target, Slice(0, 5), [0, 0, 9, 8])
+            user.wait()
+        assert user.controller.status.failed
+        user.box(target, 0, 4, [0, 0, 1, 1])
+        expected = filled((3, 3), (2, 5), (1, 4)) | filled((4, 4), (0, 1), (0, 1))
+        assert np.array_equal(user.mask(target), expected)
+        assert np.array_equal(user.servers(target), expected)
+        user.controller.close()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
-from .client import Client, LostSession, ServerError, Stopped
+from .client import Client, LostSession, ServerError, Stopped, TimedOut, Unreachable
 from .geometry import Slice
 from .masks import Masks, SceneError
 from .remote import RemoteSession
@@ -101,8 +101,8 @@ class Flow:
             session.open(voxels, progress, cancelled.is_set)
             for said in prompts:
                 session.prompt(said)
-            if drawn:
-                session.edit(drawn)
+            for region in drawn:
+                session.edit([region])
 
         def opened(_: Any) -> None:
             self.session, self.looked = session, None
@@ -285,6 +285,8 @@ class Flow:
             return
         if doing.rest == CONNECTED:
             self.masks, self.choice = None, None
+        elif isinstance(error, (Unreachable, TimedOut)):
+            self.drop_session()  # the server may have done it all the same: open another
         known = isinstance(error, (ServerError, WireError, SceneError))
         text = str(error) if known else f"This is a defect of the module: {error!r}"
         self.say(text, doing.rest, failed=not isinstance(error, Stopped))
