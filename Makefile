@@ -89,6 +89,7 @@ bench: install  ## measure speed and memory of this machine
 	@$(PY) benchmarks/metrics.py --json benchmarks/results/metrics.json
 	@$(PY) benchmarks/prepare.py --json benchmarks/results/prepare.json
 	@$(PY) benchmarks/inference.py --json benchmarks/results/inference.json
+	@$(PY) benchmarks/serve_load.py --json benchmarks/results/serve_load.json
 	@$(PY) benchmarks/training.py --json benchmarks/results/training.json
 	@$(PY) benchmarks/floor.py --json benchmarks/results/floor.json
 	@$(PY) benchmarks/loss_curves.py --figure docs/images/loss_curves.png \

@@ -29,7 +29,7 @@ def users() -> Iterator[ModuleType]:
 
 
 def test_three_users_for_a_few_seconds(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "serve_load.py"), "--seconds=6", "--clients=3"]
+    command = [sys.executable, str(BENCHMARKS / "serve_load.py"), "--seconds=3", "--clients=3"]
     command += ["--max-sessions=2", "--threads=1", f"--json={tmp_path / 'load.json'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     result = json.loads((tmp_path / "load.json").read_text())

@@ -62,7 +62,9 @@ def test_the_catalog_entry_is_one() -> None:
     assert entry["$schema"].endswith("slicer-extension-catalog-entry-schema-v1.0.1.json#")
     assert entry["category"] == "Segmentation"
     assert re.fullmatch(r"https://\S+", entry["scm_url"])
-    assert entry["tier"] in range(1, 6)
+    assert entry["scm_type"] in ("git", "local")
+    assert entry["tier"] in (1, 3, 5)
+    assert all(isinstance(name, str) for name in entry["build_dependencies"])
 
 
 def png_size(path: Path) -> tuple[int, int]:

@@ -16,8 +16,6 @@ LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MOST_TILT_DEGREES = 1.0
 """A view that is tilted more against the volume shows parts of several slices."""
 
-Points = NDArray[np.float64]
-
 
 class GeometryError(ValueError):
     """A prompt that does not fit the volume; says what to do, one line."""

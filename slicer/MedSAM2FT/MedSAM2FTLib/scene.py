@@ -260,15 +260,6 @@ class Scene:
         local = np.array(signs) * half @ to_node[:3, :3].T + to_node[:3, 3]
         return np.array([to_world.TransformPoint(*map(float, point)) for point in local])
 
-    def roi_centre(self, roi_id: str) -> NDArray[np.float64]:
-        """Returns the middle of a region of interest in the world.
-
-        Raises:
-            SceneGone: It was deleted.
-        """
-        middle: NDArray[np.float64] = self.roi_corners(roi_id).mean(axis=0)
-        return middle
-
     def slice_in(self, view_id: str, grid: Grid) -> Slice:
         """Returns the slice of a volume that a view shows.
 
