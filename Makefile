@@ -19,7 +19,7 @@ UV_RUN = index="$${PIP_INDEX_URL:-$$($(PY) -m pip config get global.index-url 2>
 UV_INSTALL = $(UV_RUN) install --quiet --python $(PY) --constraint constraints.txt
 # One process per core, one thread each; a file's tests share a process and so their fixtures.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
-SOURCES := medsam2_ft tests $(wildcard train.py data_prep benchmarks)
+SOURCES := medsam2_ft tests $(wildcard train.py data_prep benchmarks slicer)
 
 # albumentations asks the network for its newest version at import unless told not to.
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -89,6 +89,7 @@ bench: install  ## measure speed and memory of this machine
 	@$(PY) benchmarks/metrics.py --json benchmarks/results/metrics.json
 	@$(PY) benchmarks/prepare.py --json benchmarks/results/prepare.json
 	@$(PY) benchmarks/inference.py --json benchmarks/results/inference.json
+	@$(PY) benchmarks/serve_load.py --json benchmarks/results/serve_load.json
 	@$(PY) benchmarks/training.py --json benchmarks/results/training.json
 	@$(PY) benchmarks/floor.py --json benchmarks/results/floor.json
 	@$(PY) benchmarks/loss_curves.py --figure docs/images/loss_curves.png \

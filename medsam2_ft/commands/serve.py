@@ -7,6 +7,9 @@ from pathlib import Path
 
 from medsam2_ft.errors import UserError
 
+KEEP_ALIVE_S = 60
+"""Longer than Retry-After: a client that comes back as it was told finds its connection open."""
+
 
 def serve(
     *,
@@ -72,7 +75,7 @@ def serve(
         print(NOTICE, flush=True)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE_S,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -95,7 +98,8 @@ def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise UserError(f"--port {port}: ports are 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio switches Nagle's delay (40 ms an answer) off only where the protocol is named
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

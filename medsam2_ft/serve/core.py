@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.object_prompts import SlicePrompt
@@ -120,14 +122,35 @@ class SegmentationSession:
         self.check_slice(axis, prompt.frame)
         if object_id not in self.objects and len(self.objects) >= self.max_objects:
             raise UserError(f"{self.max_objects} objects are the limit; remove one first.")
-        logits = self._tracker(axis, self.strategy).prompt(object_id, prompt)
-        said = Said(object_id, axis, prompt)
-        for (other_axis, strategy), tracker in self._trackers.items():
-            if other_axis == axis and strategy != self.strategy:
-                tracker.prompt(object_id, prompt)
         step = Step(self._said)
-        self._said = (*self._said, said)
+        try:
+            if prompt.box_xyxy is None and prompt.mask is None:
+                self._say_what_was_drawn(object_id, axis, prompt.frame)
+            logits = self._say(Said(object_id, axis, prompt))
+        except Exception:
+            if self._said != step.said_before:
+                self._forget(step.said_before)
+            raise
         regions = self._write(object_id, axis, prompt.frame, (logits > 0).cpu().numpy(), step)
+        self.history.close(step, self._said)
+        return regions
+
+    def edit(self, edits: Sequence[Region]) -> list[Region]:
+        """Takes over what the user drew by hand; one step of undo. Prompts stay as they are.
+
+        Points that are given later on such a slice correct what was drawn there.
+
+        Returns:
+            What changed.
+
+        Raises:
+            UserError: A region that does not lie in the volume, or too many objects.
+        """
+        new = {edit.object_id for edit in edits} - set(self.objects)
+        if len(self.objects) + len(new) > self.max_objects:
+            raise UserError(f"{self.max_objects} objects are the limit; remove one first.")
+        step = Step(self._said)
+        regions = self.history.draw(edits, step)
         self.history.close(step, self._said)
         return regions
 
@@ -254,6 +277,21 @@ class SegmentationSession:
                     yield Frame(found.frame, tuple(regions), done, total)
         finally:
             self.history.close(step, self._said)
+
+    def _say(self, said: Said) -> Float[Tensor, "h w"]:
+        """Tells all trackers of an axis; returns what that of the session's strategy answers."""
+        logits = self._tracker(said.axis, self.strategy).prompt(said.object_id, said.prompt)
+        for (axis, strategy), tracker in self._trackers.items():
+            if axis == said.axis and strategy != self.strategy:
+                tracker.prompt(said.object_id, said.prompt)
+        self._said = (*self._said, said)
+        return logits
+
+    def _say_what_was_drawn(self, object_id: int, axis: int, index: int) -> None:
+        """Tells the model a slice's mask where the user drew in it: points then correct that."""
+        drawn = frames_along(self.mask(object_id), axis)[index]
+        if drawn.any() and frames_along(self.history.drawn(object_id), axis)[index].any():
+            self._say(Said(object_id, axis, SlicePrompt(index, mask=drawn.copy())))
 
     def _axis(self, axis: int) -> Axis:
         if axis not in self._axes:

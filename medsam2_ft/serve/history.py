@@ -48,6 +48,17 @@ class Region:
     offset: tuple[int, int, int]
     mask: NDArray[np.bool_]
 
+    def box(self, shape: Sequence[int]) -> tuple[slice, ...]:
+        """Where it lies in a volume of this shape.
+
+        Raises:
+            UserError: Not within the volume.
+        """
+        ends = [first + side for first, side in zip(self.offset, self.mask.shape, strict=True)]
+        if min(self.offset) < 0 or any(end > side for end, side in zip(ends, shape, strict=True)):
+            raise UserError(f"a region at {self.offset} does not lie within {tuple(shape)}.")
+        return tuple(slice(*ends_of) for ends_of in zip(self.offset, ends, strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Patch:
@@ -83,6 +94,7 @@ class MaskHistory:
         self.shape = shape
         self.masks: dict[int, NDArray[np.bool_]] = {}
         self.revision = 0
+        self._drawn: dict[int, NDArray[np.bool_]] = {}
         self._undo: list[Step] = []
         self._redo: list[Step] = []
 
@@ -114,6 +126,25 @@ class MaskHistory:
         step.patches.append(Patch(object_id, whole, pack_mask(before), pack_mask(after)))
         held[inner] = after
         return [Region(object_id, (offset[0], offset[1], offset[2]), after.copy())]
+
+    def draw(self, edits: Sequence[Region], step: Step) -> list[Region]:
+        """Takes over masks that a user drew; returns what changed.
+
+        Raises:
+            UserError: A region does not lie within the volume; nothing has changed then.
+        """
+        boxes = [edit.box(self.shape) for edit in edits]
+        changed: list[Region] = []
+        for edit, box in zip(edits, boxes, strict=True):
+            changed += self.replace(edit.object_id, box, edit.mask, step)
+        for region in changed:
+            drawn = self._drawn.setdefault(region.object_id, np.zeros(self.shape, np.bool_))
+            drawn[region.box(self.shape)] = True
+        return changed
+
+    def drawn(self, object_id: int) -> NDArray[np.bool_]:
+        """Where the user ever drew an object, ``(z, y, x)``; also where that was taken back."""
+        return self._drawn.get(object_id, np.zeros(self.shape, np.bool_))
 
     def close(self, step: Step, said: tuple[Said, ...]) -> None:
         """Makes a step undoable, where it changed anything.

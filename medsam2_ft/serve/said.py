@@ -1,10 +1,13 @@
 """Prompts in JSON to prompts of the project."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from medsam2_ft.object_prompts import ObjectPrompt, SlicePrompt
+from medsam2_ft.serve.history import Region
 from medsam2_ft.serve.problems import Problem
-from medsam2_ft.serve.schemas import SliceSaid, StatelessPrompts
+from medsam2_ft.serve.schemas import Edits, SliceSaid, StatelessPrompts
 from medsam2_ft.serve.wire import mask_from_json
 
 
@@ -44,3 +47,20 @@ def object_prompts(asked: StatelessPrompts, count: int) -> list[ObjectPrompt]:
         )
         for entry in asked.objects
     ]
+
+
+def drawn_regions(asked: Edits, shape: Sequence[int]) -> list[Region]:
+    """Reads what a user drew.
+
+    Raises:
+        Problem: 422, a region that is larger than the volume.
+        WireError: A mask is damaged.
+    """
+    regions = []
+    for entry in asked.regions:
+        if any(side > most for side, most in zip(entry.shape, shape, strict=True)):
+            raise Problem(422, f"A region of {entry.shape} is larger than the volume.")
+        mask = mask_from_json({"shape": entry.shape, "bits": entry.bits})
+        k, j, i = entry.offset
+        regions.append(Region(entry.object_id, (k, j, i), mask))
+    return regions

@@ -72,6 +72,21 @@ class NewPrompt(SliceSaid):
     axis: AxisNumber = 0
 
 
+class RegionBits(Body):
+    """A changed region as wire.region_to_json gives it."""
+
+    object_id: ObjectId
+    offset: Annotated[list[Index], Field(min_length=3, max_length=3)]
+    shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    bits: str
+
+
+class Edits(Body):
+    """POST /sessions/{id}/edits."""
+
+    regions: Annotated[list[RegionBits], Field(min_length=1, max_length=1000)]
+
+
 class Propagation(Body):
     """POST /sessions/{id}/propagate."""
 

@@ -213,6 +213,6 @@ def _fresh_root(work_dir: Path | None) -> tuple[Path, FileLock]:
         with suppress(Timeout), FileLock(old / _LOCK, timeout=0):
             shutil.rmtree(old, ignore_errors=True)
     root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # mode 0700
-    lock = FileLock(root / _LOCK, timeout=0)
+    lock = FileLock(root / _LOCK, timeout=0, thread_local=False)  # another thread releases it
     lock.acquire()
     return root, lock

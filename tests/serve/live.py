@@ -101,7 +101,8 @@ class Client:
 def running(engine: Engine, settings: Settings) -> Iterator[int]:
     """Yields the port of a real server."""
     app = create_app(engine, settings)
-    with socket.socket() as listener:
+    # with the protocol named, as `medsam2-ft serve` does, so that no answer waits for Nagle's delay
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)  # so that clients wait for the server to come up
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

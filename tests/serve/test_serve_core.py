@@ -230,3 +230,45 @@ def test_a_real_model_gives_what_the_tracker_gives(
     assert sum(mask.any() and not mask.all() for mask in expected.values()) >= 3
     for index, mask in expected.items():
         assert np.array_equal(masks[index], mask), index
+
+
+def test_what_is_drawn_by_hand_is_one_step_and_points_correct_it(
+    session: SegmentationSession,
+) -> None:
+    session.prompt(1, 0, box(2, 1, 1, 4, 4))
+    before = session.mask(1).copy()
+    drawn = np.zeros((2, 7, 8), bool)
+    drawn[0, 0, 0] = drawn[1, 5:7, 6:8] = True
+    session.edit([Region(1, (2, 0, 0), drawn), Region(2, (0, 0, 0), np.ones((1, 2, 2), bool))])
+    assert np.array_equal(session.mask(1)[2:4], drawn)
+    assert session.objects == (1, 2)
+    assert len(session.prompted) == 1
+    session.prompt(1, 0, click(3, 1, 1, 1))
+    expected = drawn[1].copy()
+    expected[0:3, 0:3] = True
+    assert np.array_equal(session.mask(1)[3], expected)
+    session.undo()
+    assert np.array_equal(session.mask(1)[3], drawn[1])
+    session.undo()
+    assert np.array_equal(session.mask(1), before)
+    assert not session.mask(2).any()
+    session.redo()
+    session.redo()
+    assert np.array_equal(session.mask(1)[3], expected)
+
+
+def test_an_edit_outside_the_volume_changes_nothing(session: SegmentationSession) -> None:
+    good, bad = np.ones((1, 1, 1), bool), np.ones((2, 2, 2), bool)
+    with pytest.raises(UserError, match="within"):
+        session.edit([Region(1, (0, 0, 0), good), Region(1, (5, 0, 0), bad)])
+    assert not session.mask(1).any()
+    assert not session.history.can_undo
+
+
+def test_a_point_that_is_refused_leaves_no_trace_of_the_drawing(
+    session: SegmentationSession,
+) -> None:
+    session.edit([Region(1, (2, 0, 0), np.ones((1, 3, 3), bool))])
+    with pytest.raises(UserError):
+        session.prompt(1, 0, click(2, np.nan, 1, 1))
+    assert session.prompted == ()

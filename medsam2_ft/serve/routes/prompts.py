@@ -10,8 +10,8 @@ from medsam2_ft.serve.context import Shared, change, regions_to_json
 from medsam2_ft.serve.jobs import Urgency
 from medsam2_ft.serve.problems import Problem
 from medsam2_ft.serve.routes.sessions import Lease
-from medsam2_ft.serve.said import slice_prompt
-from medsam2_ft.serve.schemas import AxisNumber, Index, NewPrompt, ObjectId, SliceChoice
+from medsam2_ft.serve.said import drawn_regions, slice_prompt
+from medsam2_ft.serve.schemas import AxisNumber, Edits, Index, NewPrompt, ObjectId, SliceChoice
 from medsam2_ft.serve.wire import mask_to_json
 from medsam2_ft.volume_prompts import frames_along
 
@@ -60,6 +60,20 @@ def prompt(context: Shared, session_id: str, asked: NewPrompt, lease: Lease = No
         }
 
     return context.run(held, "prompt", work)
+
+
+@routes.post("/edits")
+def edit(context: Shared, session_id: str, asked: Edits, lease: Lease = None) -> Response:
+    """Takes over what the user drew by hand."""
+    held = context.sessions.get(session_id, lease)
+    core = held.idle()
+    regions = drawn_regions(asked, core.shape)
+
+    def work() -> dict[str, Any]:
+        held.idle()
+        return change(core, core.edit(regions))
+
+    return context.run(held, "edit", work)
 
 
 @routes.delete("/prompts")
