@@ -16,8 +16,14 @@ INTENSITIES = ("auto", "auto", None, None)
 """Modality, window, level and width as the page offers them at first."""
 
 
-def nifti(path: Path, shape_xyz: tuple[int, int, int] = (40, 32, 12), seed: int = 0) -> Path:
-    """An oblique CT-like volume: one bright ellipsoid."""
+def nifti(
+    path: Path, shape_xyz: tuple[int, int, int] = (40, 32, 12), seed: int = 0, turned: bool = False
+) -> Path:
+    """An oblique CT-like volume: one bright ellipsoid.
+
+    Columns grow to the patient's left and rows to the back, as a screen shows them; where the
+    first two axes are turned (``turned``), the page shows it flipped.
+    """
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape_xyz], indexing="ij"))
     values = np.where((grid**2).sum(0) < 0.4, 120, -80) + np.random.default_rng(seed).integers(
         -20, 20, shape_xyz
@@ -25,7 +31,7 @@ def nifti(path: Path, shape_xyz: tuple[int, int, int] = (40, 32, 12), seed: int 
     angle = 0.2
     affine = np.eye(4)
     turn = [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]]
-    affine[:3, :3] = np.array(turn) * [0.8, 0.9, 5.0]
+    affine[:3, :3] = np.array(turn) * [-0.8, -0.9, 5.0] * ([-1, -1, 1] if turned else 1)
     affine[:3, 3] = [11, -7, 3]
     nibabel.Nifti1Image(values.astype(np.int16), affine).to_filename(path)
     return path

@@ -78,6 +78,7 @@ class Desk:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.folder = context.sessions.root / PAGE_FOLDER
+        self._visits: dict[str, dict[str, Seat]] = {}
 
     def held(self, seat: Seat | None) -> Held:
         """Returns the session of a seat.
@@ -188,6 +189,15 @@ class Desk:
             self.context.sessions.close(self.held(seat).session_id)
         for folder in self.folder.glob(f"{seat.session_id}-*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def seated(self, visit: str | None, kind: str, seat: Seat) -> None:
+        """Notes which session a visit to the page uses in a tab."""
+        self._visits.setdefault(visit or "", {})[kind] = seat
+
+    def left(self, visit: str | None) -> None:
+        """Releases what a visit used, as soon as its browser has gone."""
+        for seat in self._visits.pop(visit or "", {}).values():
+            self.release(seat)
 
 
 def wait(job: Job) -> Any:

@@ -39,6 +39,7 @@ class FileActions:
         level: Number,
         width: Number,
         rate: Number,
+        request: gr.Request,
     ) -> Updates:
         """Opens an uploaded file; what was open before is released."""
         with kindly():
@@ -50,6 +51,7 @@ class FileActions:
                 asked = self._asked(model, modality, window, level, width)
                 self.desk.release(seat)
                 seat = self.desk.open(path, asked, float(rate or 0))
+                self.desk.seated(request.session_hash, self.parts.kind, seat)
             finally:
                 path.unlink(missing_ok=True)
             held = self.desk.held(seat)

@@ -70,17 +70,21 @@ def build(desk: Desk) -> gr.Blocks:
         with gr.Tabs():
             for kind in get_args(layout.Kind):
                 with gr.Tab(kind.capitalize(), id=kind) as item:
-                    seat = gr.State(None, delete_callback=desk.release)
+                    seat = gr.State(None, delete_callback=desk.release)  # an hour after it left
                     parts = layout.build(kind, seat, accepts=settings.accept_dir is not None)
                     connect(parts, Tab(desk, parts))
                     models.append((item, parts.model))
             with gr.Tab("Models", id="models") as item:
                 listed = gr.Markdown(elem_id="models-table")
                 again = gr.Button("Look again", size="sm")
-                for event in (item.select, again.click, blocks.load):
+                for event, name in (
+                    (again.click, "models"),
+                    (item.select, None),
+                    (blocks.load, None),
+                ):
                     event(
-                        lambda: catalog.table(engine), None, listed,
-                        api_visibility="private", queue=False,
+                        lambda: catalog.table(engine), None, listed, api_name=name,
+                        api_visibility="undocumented" if name else "private", queue=False,
                     )  # fmt: skip
         for item, model in models:
             for event in (item.select, blocks.load):
@@ -89,6 +93,11 @@ def build(desk: Desk) -> gr.Blocks:
                     api_visibility="private", queue=False, show_progress="hidden",
                 )  # fmt: skip
         endpoints.add(desk)
+
+        def leave(request: gr.Request) -> None:
+            desk.left(request.session_hash)
+
+        blocks.unload(leave)
     blocks.queue(default_concurrency_limit=None, max_size=64 * settings.max_sessions)
     return blocks
 
