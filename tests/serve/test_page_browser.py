@@ -47,7 +47,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def port(root: Path) -> Iterator[int]:
     settings = Settings(work_dir=root / "work", accept_dir=root / "accepted", max_sessions=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradio.utils.get_heartbeat_rate", lambda: 0.25)  # 15 s: tests would wait
+        patch.setattr("gradio.utils.get_heartbeat_rate", lambda: 0.25)  # tests would wait
+        patch.setattr("medsam2_ft.serve.ui.desk.LEFT_S", 0.2)
         with running(FakeEngine(FakeBackend(PACE)), settings, page=True) as number:
             yield number
 
@@ -239,7 +240,7 @@ def test_a_closed_tab_gives_its_session_back(
     browser: Browser, port: int, tmp_path: Path, root: Path
 ) -> None:
     path = nifti(tmp_path / "ct.nii.gz")
-    for _ in range(5):  # the server has room for three
+    for _ in range(2):
         visitor = Visitor(browser, port)
         visitor.go("Volume").open("volume", path)
         assert list((root / "work").rglob("source.nii.gz"))
@@ -248,3 +249,10 @@ def test_a_closed_tab_gives_its_session_back(
         while list((root / "work").rglob("source.nii.gz")) and time.monotonic() < until:
             time.sleep(0.1)
         assert not list((root / "work").rglob("source.nii.gz"))
+
+
+def test_the_tabs_without_a_file(visitor: Visitor) -> None:
+    visitor.go("Models")
+    visitor.page.locator("#models-table", has_text="fake (default)").wait_for()
+    visitor.page.get_by_text("Use via API").click()
+    visitor.page.get_by_text("/segment_volume").first.wait_for()

@@ -345,9 +345,15 @@ def test_two_propagations_at_once(port: int, user: User, tmp_path: Path) -> None
     other.client.close()
 
 
-def test_prompts_go_on_while_another_tab_has_gone(user: User, tmp_path: Path, port: int) -> None:
+def test_a_session_that_has_ended_says_so(user: User, tmp_path: Path) -> None:
     user.open("volume", nifti(tmp_path / "ct.nii.gz"))
-    assert user("volume_close")[0] is None
+    (tmp_path / "bad.nii.gz").write_bytes(b"")
+    with pytest.raises(Exception, match="the file"):
+        user.open("volume", tmp_path / "bad.nii.gz")
+    with pytest.raises(Exception, match=r"The session has ended. Open the file again"):
+        user("volume_box", 1, 0, 6, *BOX)
+    user.open("volume", nifti(tmp_path / "ct.nii.gz"))
+    user("volume_close")
     with pytest.raises(Exception, match="Open one first"):
         user("volume_box", 1, 0, 6, *BOX)
 

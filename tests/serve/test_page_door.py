@@ -22,7 +22,9 @@ TOKEN = "open sesame"
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    settings = Settings(work_dir=tmp_path_factory.mktemp("door"), token=TOKEN)
+    settings = Settings(
+        work_dir=tmp_path_factory.mktemp("door"), token=TOKEN, max_upload_bytes=200_000
+    )
     with running(FakeEngine(), settings, page=True) as number:
         yield number
 
@@ -38,7 +40,7 @@ class Browser:
         )
 
     def get(self, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
-        data = None if body is None else urllib.parse.urlencode(body).encode()
+        data = urllib.parse.urlencode(body).encode() if isinstance(body, dict) else body
         request = urllib.request.Request(self.base + path, data, {"Accept": "text/html", **headers})
         try:
             with self.opener.open(request, timeout=20) as answer:
@@ -80,6 +82,15 @@ def test_scripts_send_the_token(port: int, tmp_path: Path) -> None:
         User(port, tmp_path)
     user = User(port, tmp_path, headers={"Authorization": f"Bearer {TOKEN}"})
     user.open("volume", nifti(tmp_path / "ct.nii.gz"))
+
+
+def test_too_large_a_file_is_refused(port: int) -> None:
+    browser = Browser(port)
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.nii"\r\n\r\n'
+    fields = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "multipart/form-data; boundary=x"}
+    for size, status in ((100_000, 200), (250_000, 413), (400_000, 413)):
+        body = head + bytes(size) + b"\r\n--x--\r\n"
+        assert browser.get("/ui/gradio_api/upload", body, **fields)[0] == status
 
 
 @pytest.mark.parametrize("origin", ["http://evil.test", "http://127.0.0.1:1", "null"])

@@ -23,6 +23,9 @@ from medsam2_ft.serve.uploads import load, safe_suffix, stated_rate
 Result = TypeVar("Result")
 _SOURCE = "source"
 PAGE_FOLDER = "page"
+KEEP_ALIVE_S = 20
+LEFT_S = 2 * KEEP_ALIVE_S
+"""So many seconds after the browser has gone, its sessions end."""
 USUAL_RATE = 25.0
 """Frames per second where a video states none."""
 
@@ -88,7 +91,10 @@ class Desk:
         """
         if seat is None:
             raise Problem(409, "No file is open.", "Open one first.")
-        return self.context.sessions.get(seat.session_id, seat.lease)
+        try:
+            return self.context.sessions.get(seat.session_id, seat.lease)
+        except Problem as problem:
+            raise Problem(410, "The session has ended.", "Open the file again.") from problem
 
     def open(self, file: Path, asked: NewSession, frames_per_second: float = 0.0) -> Seat:
         """Opens a session on an uploaded file, which is moved into its folder.
@@ -192,12 +198,18 @@ class Desk:
 
     def seated(self, visit: str | None, kind: str, seat: Seat) -> None:
         """Notes which session a visit to the page uses in a tab."""
-        self._visits.setdefault(visit or "", {})[kind] = seat
+        if visit is not None:
+            self._visits.setdefault(visit, {})[kind] = seat
 
     def left(self, visit: str | None) -> None:
-        """Releases what a visit used, as soon as its browser has gone."""
+        """Lets the sessions of a visit end soon: its connection is gone, and so is the browser.
+
+        Where it was the connection alone, the page's next sign of life keeps them.
+        """
+        now, limits = self.context.settings.clock(), self.context.settings
         for seat in self._visits.pop(visit or "", {}).values():
-            self.release(seat)
+            with suppress(Problem):
+                self.held(seat).alive_s = now - limits.heartbeat_s + LEFT_S
 
 
 def wait(job: Job) -> Any:

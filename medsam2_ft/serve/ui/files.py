@@ -137,16 +137,17 @@ class FileActions:
                 seat, "solid", lambda held: solid.scene(held.ready(), held.geometry, held.folder)
             )
 
-    def keep_alive(self, seat: Seat | None) -> Seat | None:
+    def keep_alive(self, seat: Seat | None) -> Any:
         """Keeps the session of an open tab; says when it has ended."""
         if seat is None:
-            return None
+            return gr.skip()
         try:
             self.desk.context.sessions.get(seat.session_id, seat.lease, heartbeat=True)
-        except Problem as problem:
-            gr.Warning(f"{self.parts.kind.capitalize()}: {problem.detail} Open the file again.")
+        except Problem:
+            name = self.parts.kind.capitalize()
+            gr.Warning(f"{name}: the session has ended. Open the file again.")
             return None
-        return seat
+        return gr.skip()  # a file that is being opened must not be overwritten by an older seat
 
     def _asked(
         self, model: str | None, modality: str, window: str, level: Number, width: Number

@@ -144,7 +144,8 @@ def _objects(kind: Kind) -> dict[str, Any]:
 
 def _spreading(kind: Kind) -> dict[str, Any]:
     with gr.Column(visible=kind != "image"):
-        gr.Markdown("**3. Propagate**; correct any slice, then propagate again")
+        word = _SLICE[kind].lower()
+        gr.Markdown(f"**3. Propagate**; correct any {word}, then propagate again")
         with gr.Row():
             first = gr.Slider(0, 1, value=0, step=1, label="From", min_width=120)
             last = gr.Slider(0, 1, value=1, step=1, label="To", min_width=120)
@@ -196,7 +197,7 @@ def _picture(kind: Kind) -> dict[str, Any]:
 
 
 def _saving(kind: Kind, *, accepts: bool) -> dict[str, Any]:
-    gr.Markdown("**4. Take the result**")
+    gr.Markdown(f"**{3 if kind == 'image' else 4}. Take the result**")
     with gr.Row():
         format = gr.Radio(_FORMATS[kind], value=_FORMATS[kind][0], label="Format", min_width=160)
         save = gr.Button("Make file", elem_id=f"{kind}-save", min_width=100)
@@ -204,7 +205,9 @@ def _saving(kind: Kind, *, accepts: bool) -> dict[str, Any]:
             "Accept as training case", visible=accepts, elem_id=f"{kind}-accept", min_width=140
         )
     result = gr.File(label="Download", interactive=False, elem_id=f"{kind}-result", visible=False)
-    film = gr.Video(label="Overlay", interactive=False, elem_id=f"{kind}-film", visible=False)
+    film = gr.Video(
+        label="Overlay", height=400, interactive=False, elem_id=f"{kind}-film", visible=False
+    )
     with gr.Accordion("In 3D", open=False, visible=kind == "volume", elem_id=f"{kind}-3d"):
         show_solid = gr.Button("Show in 3D", elem_id=f"{kind}-show-solid")
         solid = volume_view(elem_id=f"{kind}-solid")

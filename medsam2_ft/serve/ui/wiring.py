@@ -5,13 +5,12 @@ from typing import Any
 
 import gradio as gr
 
+from medsam2_ft.serve.ui.desk import KEEP_ALIVE_S
 from medsam2_ft.serve.ui.files import FileActions
 from medsam2_ft.serve.ui.layout import Parts
 from medsam2_ft.serve.ui.prompting import PromptActions
 from medsam2_ft.serve.ui.spreading import SpreadActions
 from medsam2_ft.serve.ui.tab import Tab
-
-KEEP_ALIVE_S = 20
 
 
 def connect(parts: Parts, tab: Tab) -> None:

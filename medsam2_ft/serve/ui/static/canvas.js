@@ -134,15 +134,16 @@ canvas.addEventListener("pointermove", (event) => {
   if (!view) return;
   const [x, y] = pixel(event);
   where.textContent = `x ${x}  y ${y}`;
-  if (!drag) return;
+  if (!drag || drag.sent) return;
   const [a, b] = drag.from;
   drag.box = [Math.min(a, x), Math.min(b, y), Math.max(a, x), Math.max(b, y)];
   draw();
 });
 canvas.addEventListener("pointerup", () => {
-  if (!drag) return;
+  if (!drag || drag.sent) return;
   const box = drag.box;
   if (box[2] - box[0] < 1 || box[3] - box[1] < 1) { drag = null; draw(); return; } // a mere click
+  drag.sent = true;
   send({ box });
 });
 canvas.addEventListener("pointercancel", () => { drag = null; draw(); });
