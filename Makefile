@@ -25,7 +25,7 @@ SOURCES := medsam2_ft tests $(wildcard train.py data_prep benchmarks slicer)
 export NO_ALBUMENTATIONS_UPDATE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check-demo test test-all test-cluster check format bench bench-transfer lock clean
+.PHONY: help install demo check-demo test test-all test-cluster test-ui check format bench bench-transfer lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +71,9 @@ test-all: check  ## the same with the slow tests and those on SLURM
 
 test-cluster: install  ## requeue and cancel trainings on a SLURM of its own (root, slurm-wlm, munge)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "slurm and not slow" tests/slurm $(PYTEST_ARGS)
+
+test-ui: install  ## drive the page in a browser (needs Debian's chromium)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m ui tests/serve $(PYTEST_ARGS)
 
 check: install  ## ruff, mypy, import directions, spelling
 	@$(BIN)/ruff format --check $(SOURCES)

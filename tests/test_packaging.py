@@ -97,6 +97,8 @@ class TestTexts:
     def test_no_registry_host_and_no_machine_path(self) -> None:
         offenders = []
         for file in tracked_files():
+            if file.name == "niivue.umd.js":
+                continue  # a published library, unchanged: its own idea of a home folder
             text = file.read_bytes().decode(errors="ignore")
             found = [host for host in REGISTRY_HOSTS if host in text]
             found += MACHINE_PATH.findall(text)

@@ -53,6 +53,7 @@ def serve(
         import uvicorn
 
         from medsam2_ft.serve.api import create_app
+        from medsam2_ft.serve.ui.page import mount
     except ModuleNotFoundError as error:
         raise UserError(
             f"serve needs the package {error.name}; install it: pip install 'medsam2-ft[serve]'"
@@ -69,8 +70,10 @@ def serve(
             engine,
             Settings(token=token, hosts=names, accept_dir=accept_dir, max_sessions=max_sessions),
         )
+        mount(app)
         shown = f"[{address}]" if ":" in address else address
         print(f"medsam2-ft serves on http://{shown}:{bound}/api/v1  (Ctrl-C stops it)")
+        print(f"page: http://{shown}:{bound}/ui/")
         print(f"models: {', '.join(engine.entries()) or 'none: see medsam2-ft weights'}")
         print(NOTICE, flush=True)
         config = uvicorn.Config(

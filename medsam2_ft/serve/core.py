@@ -87,6 +87,22 @@ class SegmentationSession:
         """Object, axis and slice of each prompt that is there, in their first order."""
         return tuple(dict.fromkeys(said.key for said in self._said))
 
+    @property
+    def said(self) -> tuple[Said, ...]:
+        """All prompts, in their order."""
+        return self._said
+
+    def take_over(self, other: "SegmentationSession") -> None:
+        """Goes on from another session's prompts, masks and history, of an image equally large.
+
+        Raises:
+            UserError: The images are not equally large.
+        """
+        if other.shape != self.shape:
+            raise UserError(f"the image is now {self.shape} and was {other.shape}: open it anew.")
+        self.history = other.history
+        self._said = other.said
+
     def mask(self, object_id: int) -> NDArray[np.bool_]:
         """Returns a view of an object's mask ``(z, y, x)``; empty for one that is not known."""
         return self.history.masks.get(object_id, np.zeros(self.shape, np.bool_))

@@ -19,7 +19,7 @@ from medsam2_ft.serve.sessions import Held
 from medsam2_ft.serve.wire import changed_box, region_to_json
 from medsam2_ft.types import Case, LabelVolume
 
-FileFormat = Literal["nii.gz", "nrrd", "npz"]
+FileFormat = Literal["nii.gz", "nrrd", "npz", "png"]
 
 
 def label_maps(core: SegmentationSession, *, keep: bool) -> tuple[NDArray[Any], ...]:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from medsam2_ft.errors import UserError
 from medsam2_ft.intensity import apply_rule
-from medsam2_ft.io import VOLUME_SUFFIXES, file_suffix, read_volume
+from medsam2_ft.io import VIDEO_SUFFIXES, VOLUME_SUFFIXES, file_suffix, read_volume
 from medsam2_ft.serve.core import SegmentationSession
 from medsam2_ft.serve.engine import Engine, Loaded
 from medsam2_ft.serve.geometry import from_matrix
@@ -106,8 +107,15 @@ def safe_suffix(filename: str) -> str:
     return suffix
 
 
-def load(held: Held, engine: Engine, settings: Settings, file: Path | None) -> None:
+def load(held: Held, engine: Engine, settings: Settings, file: Path | None, every: int = 1) -> None:
     """Turns what arrived into a session's image.
+
+    Args:
+        held: The session.
+        engine: The models.
+        settings: Limits.
+        file: Removed when it was read; None takes the chunks.
+        every: Of a video's frames, only every so many are kept.
 
     Raises:
         Problem: 413, the file's image is too large.
@@ -115,13 +123,14 @@ def load(held: Held, engine: Engine, settings: Settings, file: Path | None) -> N
     """
     try:
         volume = _from_chunks(held) if file is None else read_upload(file)
+        volume = replace(volume, array=volume.array[::every]) if every > 1 else volume
         check_voxels(volume.array.shape[:3], settings)
         loaded = engine.load(held.model)
         held.rule = choose_rule(loaded, volume, held.asked.window, held.asked.modality)
         gray = np.ascontiguousarray(apply_rule(volume.array, held.rule))
     except BaseException:
         held.received.clear()
-        held.state = "empty"
+        held.state = "empty" if held.core is None else "ready"
         raise
     finally:
         for path in (held.folder / _RAW, file):
@@ -161,6 +170,23 @@ def read_upload(file: Path) -> Volume:
         return read_volume(file)
     except UserError as error:
         raise UserError(str(error).replace(str(file), "the file")) from error
+
+
+def stated_rate(file: Path) -> float | None:
+    """Returns the frames per second that an uploaded video states; None of other files.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if file_suffix(file) not in VIDEO_SUFFIXES:
+        return None
+    from medsam2_ft.io.video import frame_rate
+
+    try:
+        rate = frame_rate(file)
+    except UserError as error:
+        raise UserError(str(error).replace(str(file), "the file")) from error
+    return None if rate is None else float(rate)
 
 
 def _from_chunks(held: Held) -> Volume:

@@ -98,14 +98,20 @@ class Client:
 
 
 @contextmanager
-def running(engine: Engine, settings: Settings) -> Iterator[int]:
-    """Yields the port of a real server."""
+def running(engine: Engine, settings: Settings, *, page: bool = False) -> Iterator[int]:
+    """Yields the port of a real server; one with a page at a time."""
     app = create_app(engine, settings)
+    if page:
+        from medsam2_ft.serve.ui.page import mount  # loads Gradio, which takes seconds
+
+        mount(app)
     # with the protocol named, as `medsam2-ft serve` does, so that no answer waits for Nagle's delay
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)  # so that clients wait for the server to come up
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from medsam2_ft.serve.context import Shared, attachment, change, regions_to_json
+from medsam2_ft.serve.context import Context, Shared, attachment, change, regions_to_json
 from medsam2_ft.serve.jobs import Job, Payload, Urgency
 from medsam2_ft.serve.problems import Problem
 from medsam2_ft.serve.routes.sessions import Lease
@@ -33,6 +33,22 @@ def _steps(held: Held, job: Job, asked: Propagation) -> Generator[None, None, di
     return change(core, [])
 
 
+def start_propagation(context: Context, held: Held, asked: Propagation) -> Job:
+    """Queues a propagation.
+
+    Raises:
+        Problem: 409, one is running; 422, the range is upside down; 503, the queue is full.
+    """
+    with held.guard:
+        core = held.idle()
+        if asked.range is not None and asked.range[0] > asked.range[1]:
+            raise Problem(422, "range is [first, last], first not above last.")
+        job = Job("propagate", held.session_id)
+        context.inference.start(job, _steps(held, job, asked), Urgency.STEP, core.lock)
+        held.running = job
+    return job
+
+
 routes = APIRouter()
 
 
@@ -42,14 +58,7 @@ def propagate(
 ) -> Response:
     """Carries objects through the volume."""
     held = context.sessions.get(session_id, lease)
-    with held.guard:
-        core = held.idle()
-        if asked.range is not None and asked.range[0] > asked.range[1]:
-            raise Problem(422, "range is [first, last], first not above last.")
-        job = Job("propagate", session_id)
-        context.inference.start(job, _steps(held, job, asked), Urgency.STEP, core.lock)
-        held.running = job
-    return context.accepted(job)
+    return context.accepted(start_propagation(context, held, asked))
 
 
 @routes.get("/jobs/{job_id}")

@@ -2,12 +2,15 @@
 
 import secrets
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, no_type_check
 
+import numpy as np
 from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import Response
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from medsam2_ft.errors import UserError
@@ -19,17 +22,51 @@ from medsam2_ft.serve.problems import Problem
 from medsam2_ft.serve.results import as_payload
 from medsam2_ft.serve.said import object_prompts
 from medsam2_ft.serve.schemas import StatelessPrompts
-from medsam2_ft.serve.uploads import check_voxels, choose_rule, read_upload, safe_suffix
+from medsam2_ft.serve.uploads import (
+    check_voxels,
+    choose_rule,
+    read_upload,
+    safe_suffix,
+    stated_rate,
+)
 from medsam2_ft.types import Case, LabelVolume
 from medsam2_ft.volume_prompts import frames_along
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a stateless call has segmented.
+
+    Attributes:
+        gray: The image, 0-255.
+        labels: On its grid.
+        ids: The objects.
+        rate: Frames per second of a video that states them.
+    """
+
+    gray: NDArray[np.uint8]
+    labels: LabelVolume
+    ids: tuple[int, ...]
+    rate: float | None
+
+
+def as_nifti(found: Found, folder: Path) -> Payload:
+    """Writes the label map as ``mask.nii.gz``."""
+    return as_payload(found.labels, folder, "nii.gz")
+
+
 def _steps(
-    context: Context, job: Job, folder: Path, file: Path, model: str, asked: StatelessPrompts
+    context: Context,
+    job: Job,
+    file: Path,
+    model: str,
+    asked: StatelessPrompts,
+    write: Callable[[Found, Path], Payload],
 ) -> Generator[None, None, Payload]:
     """Reads, segments frame by frame so that prompts of sessions go between, and writes."""
     try:
         volume = read_upload(file)
+        rate = stated_rate(file)
         check_voxels(volume.array.shape[:3], context.settings)
         yield
         loaded = context.engine.load(model)
@@ -57,9 +94,11 @@ def _steps(
         labels = LabelVolume(
             tuple(canvas.maps), geometry=volume.geometry, has_geometry=volume.has_geometry
         )
-        return as_payload(labels, folder, "nii.gz")
+        ids = tuple(prompt.object_id for prompt in prompts)
+        result = Found(gray, labels, ids, rate)
+        return write(result, file.parent)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(file.parent, ignore_errors=True)
 
 
 routes = APIRouter(prefix="/segment")
@@ -73,10 +112,28 @@ def volume(
     prompts: Annotated[str, Form(max_length=1 << 22)],
 ) -> Response:
     """Segments one file without a session."""
-    return _start(context, file.file, file.filename or "", prompts)
+    return context.answer(start(context, file.file, file.filename or "", prompts))
 
 
-def _start(context: Context, content: IO[bytes], filename: str, prompts: str) -> Response:
+def start(
+    context: Context,
+    content: IO[bytes],
+    filename: str,
+    prompts: str,
+    write: Callable[[Found, Path], Payload] = as_nifti,
+) -> Job:
+    """Queues a stateless call.
+
+    Args:
+        context: Of the application.
+        content: The file.
+        filename: Its name, of which the suffix alone is used.
+        prompts: JSON, see ``StatelessPrompts``.
+        write: Makes the answer, in a folder that is then removed.
+
+    Raises:
+        Problem: The prompts do not fit, no model, no image format, or the queue is full.
+    """
     try:
         asked = StatelessPrompts.model_validate_json(prompts)
     except ValidationError as error:
@@ -92,9 +149,9 @@ def _start(context: Context, content: IO[bytes], filename: str, prompts: str) ->
         path = folder / f"image{suffix}"
         with path.open("xb") as sink:
             shutil.copyfileobj(content, sink, 1 << 20)
-        steps = _steps(context, job, folder, path, model, asked)
+        steps = _steps(context, job, path, model, asked, write)
         context.inference.start(job, steps, Urgency.STEP)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return context.answer(job)
+    return job
