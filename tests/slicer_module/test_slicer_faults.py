@@ -351,6 +351,33 @@ def test_a_propagation_is_cancelled_and_can_be_undone(
         user.controller.close()
 
 
+def test_painting_during_a_propagation_stays(slicer: Any, scene: Any, tmp_path: Path) -> None:
+    """Between two spots that the server finds lies a voxel that the user draws meanwhile."""
+    gate = Gate(4)
+    with running(FakeEngine(gate), Settings(work_dir=tmp_path)) as port:
+        user = User(scene, port)
+        user.send(volume_of(slicer, oblique(0), IMAGE))
+        target = user.segment()
+        user.point(target, 0, 3, [2, 2], 1)
+        user.point(target, 0, 3, [8, 7], 1)
+        spots = user.mask(target)[3]
+        user.controller.propagate([target], 0, direction="forward")
+        assert gate.reached.wait(WAIT_S)
+        painted = user.mask(target)
+        painted[5, 5, 5] = True
+        user.paint(target, painted)
+        gate.go.set()
+        user.done()
+        expected = np.zeros(SHAPE, bool)
+        expected[3:] = spots
+        expected[5, 5, 5] = True
+        assert np.array_equal(user.mask(target), expected)
+        user.undo()  # what was painted is told first, and is the step that goes
+        expected[5, 5, 5] = False
+        assert np.array_equal(user.mask(target), expected)
+        user.controller.close()
+
+
 def test_a_slow_prompt_does_not_hold_the_user_interface(
     slicer: Any, scene: Any, tmp_path: Path
 ) -> None:

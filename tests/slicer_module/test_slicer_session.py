@@ -144,6 +144,19 @@ def test_painting_in_between_is_heard(user: User) -> None:
     assert np.array_equal(user.mask(target), painted)
 
 
+def test_points_add_to_the_box_and_undone_ones_are_forgotten(user: User) -> None:
+    target = user.segment()
+    user.box(target, 0, 3, [1, 2, 4, 5])
+    user.point(target, 0, 3, [9, 7], 1)
+    user.point(target, 0, 3, [9, 1], 1)
+    user.undo()
+    user.point(target, 0, 3, [2, 3], 0)
+    expected = filled((3, 3), (2, 5), (1, 4))
+    expected[3, 6:9, 8:11] = True
+    expected[3, 2:5, 1:4] = False
+    assert np.array_equal(user.mask(target), expected)
+
+
 def test_clicks_while_one_is_on_its_way_are_not_lost(user: User) -> None:
     from MedSAM2FTLib.geometry import Slice
 
