@@ -29,14 +29,14 @@ Box = tuple[int, int, int, int]
 
 
 def lungs() -> tuple[int, dict[str, Box]]:
-    """A slice in the middle, and the boxes of both lungs there, by name."""
+    """A slice in the middle, and the boxes of both lungs there; x grows to the patient's left."""
     case = scan_case()
     index = len(case.image) // 2
-    boxes = {}
-    for label, name in case.label_names.items():
+    boxes = []
+    for label in case.label_names:
         y, x = np.nonzero(case.label_maps[0][index] == label)
-        boxes[name] = (int(x.min()), int(y.min()), int(x.max()), int(y.max()))
-    return index, boxes
+        boxes.append((int(x.min()), int(y.min()), int(x.max()), int(y.max())))
+    return index, dict(zip(("right lung", "left lung"), sorted(boxes), strict=True))
 
 
 def upright(box: Box) -> Box:
@@ -71,6 +71,7 @@ def volume(visitor: Visitor, folder: Path, index: int, boxes: dict[str, Box]) ->
     visitor.slider("volume", index)
     shoot(visitor, "volume")
     visitor.page.locator("#volume-3d button").first.click()
+    visitor.page.wait_for_timeout(1000)  # it unfolds
     visitor.page.locator("#volume-show-solid").click()
     visitor.page.locator('#volume-solid canvas[data-volumes="2"]').wait_for()
     visitor.page.wait_for_timeout(3000)
@@ -106,7 +107,7 @@ def main(exports: str) -> None:
         settings = Settings(work_dir=folder / "work", accept_dir=folder / "accepted")
         with running(engine, settings, page=True) as port:
             visitor = Visitor(browser, port)
-            visitor.page.set_default_timeout(600_000)
+            visitor.page.set_default_timeout(60_000)
             visitor.page.goto(f"{visitor.base}/")
             image(visitor, folder, index, boxes)
             volume(visitor, folder, index, boxes)

@@ -186,6 +186,7 @@ def test_accepted_cases_and_three_dimensions(visitor: Visitor, tmp_path: Path, r
     (path,) = (root / "accepted").glob("*.npz")
     assert dict(read_case(path).label_names) == {1: "liver"}
     visitor.page.locator("#volume-3d button").first.click()
+    visitor.page.wait_for_timeout(500)  # it unfolds
     visitor.page.locator("#volume-show-solid").click()
     visitor.page.locator('#volume-solid canvas[data-volumes="2"]').wait_for()
 
