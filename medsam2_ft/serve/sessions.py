@@ -23,6 +23,8 @@ from medsam2_ft.serve.settings import Settings
 from medsam2_ft.types import Geometry, IntensityRule
 
 PREFIX = "medsam2-ft-serve-"
+# Beside the sessions' folders: files of the page.
+PAGE_FOLDER = "page"
 _LOCK = "running.lock"
 _REMEMBERED = 1000
 

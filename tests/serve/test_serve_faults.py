@@ -22,7 +22,7 @@ from medsam2_ft.serve import wire
 from medsam2_ft.serve.backend import FakeBackend
 from medsam2_ft.serve.engine import FakeEngine
 from medsam2_ft.serve.problems import RETRY_AFTER_S
-from medsam2_ft.serve.sessions import PREFIX
+from medsam2_ft.serve.sessions import PAGE_FOLDER, PREFIX
 from medsam2_ft.serve.settings import Settings
 
 IMAGE = np.random.default_rng(0).integers(-500, 500, (6, 20, 24)).astype(np.int16)
@@ -31,7 +31,8 @@ BOX = [2, 3, 9, 8]
 
 
 def session_folders(work: Path) -> list[Path]:
-    return [path for root in work.glob(f"{PREFIX}*") for path in root.iterdir() if path.is_dir()]
+    found = [path for root in work.glob(f"{PREFIX}*") for path in root.iterdir() if path.is_dir()]
+    return [path for path in found if path.name != PAGE_FOLDER]
 
 
 def put(port: int, path: str, lease: str, length: int, body: bytes = b"", **headers: str) -> Any:

@@ -17,12 +17,11 @@ from medsam2_ft.serve.jobs import Job, Urgency
 from medsam2_ft.serve.problems import Problem, as_problem
 from medsam2_ft.serve.routes.jobs import start_propagation
 from medsam2_ft.serve.schemas import NewSession, Propagation
-from medsam2_ft.serve.sessions import Held
+from medsam2_ft.serve.sessions import PAGE_FOLDER, Held
 from medsam2_ft.serve.uploads import load, safe_suffix, stated_rate
 
 Result = TypeVar("Result")
 _SOURCE = "source"
-PAGE_FOLDER = "page"
 KEEP_ALIVE_S = 20
 LEFT_S = 2 * KEEP_ALIVE_S
 """So many seconds after the browser has gone, its sessions end."""
