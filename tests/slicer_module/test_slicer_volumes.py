@@ -1,4 +1,4 @@
-"""A box drawn in Slicer's scene and the same box in voxel indices give the same mask.
+"""A box drawn in Slicer's scene, in voxel indices, and on the page give the same mask.
 
 Real volumes as they lie in the scanner, all permutations and flips of the axes, and a tiny real
 SAM2. What is downloaded overlays the source where nibabel says that both lie.
@@ -15,6 +15,7 @@ import pytest
 import SimpleITK
 from driver import User
 from live import Client, running
+from pages import User as PageUser
 from test_serve_stack import export
 from test_slicer_geometry import GRIDS, SHAPE, roi_on, view_on, volume_of
 
@@ -49,7 +50,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("tiny")
     export(folder, "first", 3)
     engine = ModelEngine(Registry(watch=[str(folder / "*" / "exports")]), "first/best", "cpu")
-    with running(engine, Settings(work_dir=folder / "work")) as number:
+    with running(engine, Settings(work_dir=folder / "work"), page=True) as number:
         yield number
 
 
@@ -119,6 +120,22 @@ def test_a_drawn_box_is_the_box_in_voxels(slicer: Any, scene: Any, fake: int, ma
     user.controller.close()
 
 
+def by_page(port: int, path: Path, index: int, box: Any, folder: Path) -> Any:
+    """Opens the file itself, draws the box on a slice along the first axis, saves a NIfTI."""
+    page = PageUser(port, folder)
+    page.open("volume", path)
+    page("volume_box", 1, 0, index, *box)
+    return nibabel.load(page.save("volume", "nii.gz"))
+
+
+def voxels_in(source: Any, affine: Any, voxels: Any) -> Any:
+    """The places of voxels of another grid in the source's, in order; they must be its centers."""
+    places = nibabel.affines.apply_affine(np.linalg.inv(source.affine) @ affine, voxels)
+    nearest = np.rint(places).astype(int)
+    assert np.abs(places - nearest).max() < 0.05
+    return nearest[np.lexsort(nearest.T)]
+
+
 def oblique_file(folder: Path) -> Path:
     turn, _ = np.linalg.qr(np.random.default_rng(7).normal(size=(3, 3)))
     affine = np.eye(4)
@@ -149,6 +166,8 @@ def test_real_volumes_and_a_real_model(
         mask = user.mask(target)
         assert mask.any()
         assert np.array_equal(mask, by_api(tiny, array, axis, index, box))
+        if axis == 0:
+            drawn = by_page(tiny, path, index, box, tmp_path / "page")
     session = user.controller.session
     assert session is not None
     answer = session.client.call("GET", f"{session.path}/masks?format=nii.gz")
@@ -158,17 +177,15 @@ def test_real_volumes_and_a_real_model(
     saved = nibabel.Nifti1Image.from_bytes(gzip.decompress(answer.body))
     source = nibabel.load(path)
     shown = [user.mask(t) for t in user.controller.masks.targets.values()]
-    voxels = np.argwhere(np.asarray(saved.dataobj) > 0)
-    assert len(voxels) == (shown[0] | shown[1]).sum()
-    places = nibabel.affines.apply_affine(
-        np.linalg.inv(source.affine), nibabel.affines.apply_affine(saved.affine, voxels)
-    )
-    nearest = np.rint(places).astype(int)
-    assert np.abs(places - nearest).max() < 0.05
+    nearest = voxels_in(source, saved.affine, np.argwhere(np.asarray(saved.dataobj) > 0))
+    assert len(nearest) == (shown[0] | shown[1]).sum()
     values = np.asarray(source.dataobj)
     values = values.reshape(values.shape[:3])[tuple(nearest.T)]
     stored = array[shown[0] | shown[1]]
     assert np.allclose(np.sort(values), np.sort(stored))
+    paged = voxels_in(source, drawn.affine, np.argwhere(np.asarray(drawn.dataobj) > 0))
+    in_scene = np.argwhere(shown[0])[:, ::-1]
+    assert np.array_equal(paged, voxels_in(source, grid.ijk_to_ras, in_scene))
     user.controller.close()
 
 
