@@ -10,10 +10,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from medsam2_ft import host_memory
 from medsam2_ft.data.batch import SliceBatch
 from medsam2_ft.data.datamodule import SliceDataModule
 from medsam2_ft.errors import UserError
-from medsam2_ft.host_memory import keep_freed_memory
 from medsam2_ft.losses import LossWeights, PromptLosses, mask_dsc, prompt_losses
 from medsam2_ft.modality_means import ModalityMeans
 from medsam2_ft.predict import predict_case
@@ -112,7 +112,7 @@ class FineTuner(LightningModule):
     def on_train_epoch_start(self) -> None:
         """The loader's processes have been started by now: this is for the trainer's own."""
         if self.device.type == "cpu":
-            keep_freed_memory()
+            host_memory.keep_freed_memory()
 
     def training_step(self, batch: SliceBatch, batch_idx: int) -> Tensor:
         """Returns the summed loss of the batch's prompts, scaled for `on_before_optimizer_step`."""

@@ -4,14 +4,24 @@
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import synthetic
 
+from medsam2_ft import host_memory
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory_goes_back() -> Iterator[None]:
+    """This process trains many models in turn; a training that is a process of its own keeps it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_memory, "keep_freed_memory", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

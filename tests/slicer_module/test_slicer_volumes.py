@@ -1,7 +1,7 @@
 """A box drawn in Slicer's scene, in voxel indices, and on the page give the same mask.
 
-Real volumes as they lie in the scanner, all permutations and flips of the axes, and a tiny real
-SAM2. What is downloaded overlays the source where nibabel says that both lie.
+Real volumes as they lie in the scanner, and a tiny real SAM2. What is downloaded overlays the
+source where nibabel says that both lie.
 """
 
 import gzip
@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import SimpleITK
 from driver import User
-from live import Client, running
+from live import running
 from pages import User as PageUser
 from test_serve_stack import export
-from test_slicer_geometry import GRIDS, SHAPE, roi_on, view_on, volume_of
+from test_slicer_geometry import GRIDS, volume_of
+from ways import by_api, by_page, draw_box, voxels_in
 
 from medsam2_ft.serve import wire
-from medsam2_ft.serve.engine import FakeEngine, ModelEngine
+from medsam2_ft.serve.engine import ModelEngine
 from medsam2_ft.serve.registry import Registry
 from medsam2_ft.serve.settings import Settings
 
@@ -36,13 +37,6 @@ VOLUMES = {
     "oblique": "",
 }
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    settings = Settings(work_dir=tmp_path_factory.mktemp("fake"), max_sessions=400)
-    with running(FakeEngine(), settings) as number:
-        yield number
 
 
 @pytest.fixture(scope="module")
@@ -66,74 +60,6 @@ def load(slicer: Any, path: Path) -> Any:
     matrix[:3, 3] = image.GetOrigin()
     kind = array if array.dtype.name in wire.DTYPES else array.astype(np.float64)
     return volume_of(slicer, LPS_TO_RAS @ matrix, kind)
-
-
-def draw_box(user: User, slicer: Any, target: Any, axis: int, index: int, box: Any) -> None:
-    """What the panel does: corners in the world, a view, a slice, pixels."""
-    from MedSAM2FTLib.geometry import box_of_clicks, box_on_slice
-
-    corners = []
-    for x, y in (box[:2], box[2:]):
-        place = [0.0, 0.0, 0.0]
-        columns, rows = ({0: (0, 1), 1: (0, 2), 2: (1, 2)})[axis]
-        place[columns], place[rows], place[2 - axis] = x + 0.2, y - 0.3, index
-        corners.append(place)
-    matrix = user.grid.ijk_to_ras
-    world = np.array(corners) @ matrix[:3, :3].T + matrix[:3, 3]
-    view = view_on(slicer, matrix, axis, index)
-    on = user.scene.slice_in(user.scene.view_at(world.mean(axis=0), view.GetID()), user.grid)
-    found = box_of_clicks(user.scene.ijk_of(user.grid.volume_id, world), user.grid.shape)
-    user.controller.prompt_box(target, on, box_on_slice(found, on.axis))
-    user.done()
-
-
-def by_api(port: int, array: Any, axis: int, index: int, box: Any, **asked: Any) -> Any:
-    client = Client(port)
-    client.upload(array, **asked)
-    said = client.prompt(axis=axis, index=index, box=list(box))
-    client.call("DELETE", client.session)
-    mask = np.zeros(array.shape[:3], bool)
-    for region in said["regions"]:
-        wire.apply_region(mask, region)
-    return mask
-
-
-@pytest.mark.parametrize("matrix", GRIDS)
-def test_a_drawn_box_is_the_box_in_voxels(slicer: Any, scene: Any, fake: int, matrix: Any) -> None:
-    array = np.random.default_rng(1).integers(0, 255, SHAPE, dtype=np.uint8)
-    user = User(scene, fake)
-    user.send(volume_of(slicer, matrix, array))
-    for axis, index, box in ((0, 3, [1, 2, 7, 5]), (1, 6, [2, 0, 9, 4]), (2, 8, [1, 1, 6, 5])):
-        target = user.segment(f"{axis}")
-        draw_box(user, slicer, target, axis, index, box)
-        assert np.array_equal(user.mask(target), by_api(fake, array, axis, index, box))
-    region = user.segment("roi")
-    inside = np.array([[2, 3, 1], [8, 6, 4]])
-    from MedSAM2FTLib.geometry import box_on_slice, range_of_box
-
-    found = scene.roi_box(roi_on(slicer, matrix, inside).GetID(), user.grid)
-    user.box(region, 0, 2, box_on_slice(found, 0))
-    user.propagate([region], 0, range_of_box(found, 0))
-    expected = np.zeros(SHAPE, bool)
-    expected[1:5, 3:7, 2:9] = True
-    assert np.array_equal(user.mask(region), expected)
-    user.controller.close()
-
-
-def by_page(port: int, path: Path, index: int, box: Any, folder: Path) -> Any:
-    """Opens the file itself, draws the box on a slice along the first axis, saves a NIfTI."""
-    page = PageUser(port, folder)
-    page.open("volume", path)
-    page("volume_box", 1, 0, index, *box)
-    return nibabel.load(page.save("volume", "nii.gz"))
-
-
-def voxels_in(source: Any, affine: Any, voxels: Any) -> Any:
-    """The places of voxels of another grid in the source's, in order; they must be its centers."""
-    places = nibabel.affines.apply_affine(np.linalg.inv(source.affine) @ affine, voxels)
-    nearest = np.rint(places).astype(int)
-    assert np.abs(places - nearest).max() < 0.05
-    return nearest[np.lexsort(nearest.T)]
 
 
 def oblique_file(folder: Path) -> Path:
@@ -167,7 +93,7 @@ def test_real_volumes_and_a_real_model(
         assert mask.any()
         assert np.array_equal(mask, by_api(tiny, array, axis, index, box))
         if axis == 0:
-            drawn = by_page(tiny, path, index, box, tmp_path / "page")
+            drawn = by_page(PageUser(tiny, tmp_path / "page"), path, index, box)
     session = user.controller.session
     assert session is not None
     answer = session.client.call("GET", f"{session.path}/masks?format=nii.gz")
