@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import wandb
 from wandb.sdk.lib import import_hooks
 
 from medsam2_ft.wandb_run import CHECKPOINT_KEY, RunWandbLogger, wandb_logger
@@ -60,6 +61,7 @@ def test_a_forked_process_imports_what_wandb_watches(tmp_path: Path) -> None:
 
 def test_training_goes_on_when_the_service_has_ended(tmp_path: Path) -> None:
     """SLURM sends SIGTERM to all processes of a job, to W&B's too."""
+    wandb.teardown()  # a test before may have left its service, which this one would share
     logger = wandb_logger(tmp_path / "run", project="test", entity=None, offline=True)
     before = set(psutil.Process().children(recursive=True))
     logger.log_metrics({"loss": 1.0}, 0)
