@@ -47,7 +47,8 @@ def unpacked(path: Path) -> Iterator[Path]:
 
     Raises:
         UserError: Missing, damaged, encrypted, more than 100,000 files, beyond the size limit,
-            out of proportion to its own size, or with a path or link that leads elsewhere.
+            out of proportion to its own size, or with a path or link that leads elsewhere. What is
+            said of its files within the context names the archive instead of the folder.
     """
     path = Path(path)
     with _damaged_as_user_error(path):
@@ -61,7 +62,11 @@ def unpacked(path: Path) -> Iterator[Path]:
             targets = _targets(path, entries)
             for entry, target in zip(entries, targets, strict=True):
                 _unpack(path, archive, entry, folder / target)
-        yield folder
+        try:
+            yield folder
+        except UserError as error:
+            told = str(error).replace(name, str(path))
+            raise UserError(told) from (error.__cause__ or error)
 
 
 @contextmanager

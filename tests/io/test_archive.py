@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from medsam2_ft.errors import UserError
+from medsam2_ft.io import read_volume
 from medsam2_ft.io.archive import unpacked
 
 
@@ -36,6 +37,14 @@ def test_folder_goes_when_reading_fails(tmp_path: Path) -> None:
     with pytest.raises(KeyError), unpacked(path) as folder:
         raise KeyError
     assert not folder.exists()
+
+
+def test_what_is_wrong_inside_names_the_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "ct.zip", "w") as archive:
+        archive.writestr("notes/a.txt", "no image")
+    with pytest.raises(UserError, match="holds neither") as caught:
+        read_volume(tmp_path / "ct.zip")
+    assert str(caught.value).startswith(f"{tmp_path / 'ct.zip'}: ")
 
 
 @pytest.mark.parametrize(
