@@ -21,6 +21,8 @@ from medsam2_ft.serve.wire import chunk_count, chunk_length, little_endian, unpa
 from medsam2_ft.types import IntensityRule, Volume
 
 _RAW = "image.raw"
+# Headers of voxels that lie in another file cannot be uploaded.
+_ONE_FILE = tuple(suffix for suffix in VOLUME_SUFFIXES if suffix not in (".nhdr", ".mhd"))
 
 
 def check_asked(asked: NewSession, settings: Settings) -> None:
@@ -102,8 +104,8 @@ def safe_suffix(filename: str) -> str:
         Problem: 422, no format that can be read.
     """
     suffix = file_suffix(Path(filename.replace("\\", "/").rsplit("/", 1)[-1]))
-    if suffix not in VOLUME_SUFFIXES or suffix in (".nhdr", ".mhd"):
-        raise Problem(422, "The file's suffix is no image format.", " ".join(VOLUME_SUFFIXES))
+    if suffix not in _ONE_FILE:
+        raise Problem(422, "The file's suffix is no image format.", " ".join(_ONE_FILE))
     return suffix
 
 
