@@ -13,7 +13,8 @@ Four things cost time in the released code and nothing in its result:
   convolution for them on one thread.
 """
 
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -25,18 +26,41 @@ from torch.nn.functional import interpolate, linear, scaled_dot_product_attentio
 def speed_up(core: Any) -> None:
     """Replaces methods of one model's encoder; parameters and state keys stay as they are.
 
+    The modules get subclasses of their own: a method that is an attribute of its module would hold
+    it, and the model's memory would wait for the garbage collector.
+
     Args:
         core: Meta's ``SAM2Base`` with a ``Hiera`` trunk, before blocks are wrapped for activation
             checkpointing.
     """
     trunk, decoder = core.image_encoder.trunk, core.sam_mask_decoder
-    trunk._get_pos_embed = partial(position_embedding, trunk)
+    _replace(trunk, "_get_pos_embed", position_embedding)
     for block in trunk.blocks:
         if block.window_size > 0:
-            block.forward = partial(windowed_block, block)
+            _replace(block, "forward", windowed_block)
     for module in (*core.image_encoder.neck.modules(), decoder.conv_s0, decoder.conv_s1):
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            module.forward = partial(pointwise, module)  # type: ignore[method-assign]
+            _replace(module, "forward", pointwise)
+
+
+def _replace(module: Any, name: str, method: Callable[..., Any]) -> None:
+    kind: Any = type(module)
+    module.__class__ = _subclass(kind, name, method)
+
+
+@cache
+def _subclass(kind: Any, name: str, method: Callable[..., Any]) -> Any:
+    """Returns ``kind`` with one other method; its modules can be copied and pickled."""
+
+    def reduce(module: nn.Module, _: object) -> tuple[Any, ...]:
+        return _empty, (kind, name, method), module.__dict__
+
+    return type(kind.__name__, (kind,), {name: method, "__reduce_ex__": reduce})
+
+
+def _empty(kind: Any, name: str, method: Callable[..., Any]) -> Any:
+    made = _subclass(kind, name, method)
+    return made.__new__(made)
 
 
 def pointwise(conv: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:

@@ -1,6 +1,9 @@
 """The faster encoder is Meta's: the same features and gradients, to rounding."""
 
 import copy
+import gc
+import pickle
+import weakref
 
 import pytest
 import torch
@@ -81,3 +84,28 @@ def test_training_goes_on_after_inference_came_first() -> None:
         model.encode(images)
     model.encode(images).levels[0].mean().backward()
     assert model.core.image_encoder.trunk.pos_embed.grad.abs().max() > 0
+
+
+def test_a_model_that_is_dropped_is_freed_at_once() -> None:
+    model = build_model("tiny_test", image_size=64, weights="random")
+    parts = [weakref.ref(part) for part in model.modules()]
+    assert len(parts) > 50
+    gc.disable()
+    try:
+        del model
+        assert [part for part in parts if part() is not None] == []
+    finally:
+        gc.enable()
+
+
+def test_pickled_models_stay_fast() -> None:
+    model = build_model("tiny_test", image_size=96, weights="random").eval()
+    other = pickle.loads(pickle.dumps(model))
+    kinds = [type(part) for part in model.modules()]
+    assert [type(part) for part in other.modules()] == kinds
+    images = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        for own, theirs in zip(
+            other.encode(images).levels, model.encode(images).levels, strict=True
+        ):
+            assert torch.equal(own, theirs)
