@@ -52,11 +52,19 @@ class Context:
             raise Problem(404, "There is no such model.", "GET /capabilities lists them.")
         return chosen
 
-    def run(self, held: Held, kind: str, work: Callable[[], Any]) -> Response:
-        """Runs a change or a prompt of a session, before all propagation."""
-        core = held.ready()
-        job = self.inference.submit(kind, held.session_id, work, Urgency.PROMPT, core.lock)
-        return self.answer(job)
+    def submit(self, held: Held, kind: str, work: Callable[[SegmentationSession], Any]) -> Job:
+        """Runs a prompt or another change of a session, before all propagation.
+
+        Raises:
+            Problem: 409, no image yet or a propagation is running; 503, the queue is full.
+        """
+        core = held.idle()
+
+        def run() -> Any:
+            held.idle()  # a propagation may have begun while it waited
+            return work(core)
+
+        return self.inference.submit(kind, held.session_id, run, Urgency.PROMPT, core.lock)
 
     def answer(self, job: Job, status: int = 200) -> Response:
         """Returns a job's result if it comes soon, else 202 and the job."""

@@ -1,17 +1,21 @@
 """Prompts, objects, undo and redo, and encoding ahead."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from medsam2_ft.errors import UserError
-from medsam2_ft.serve.context import Shared, change, regions_to_json
+from medsam2_ft.serve.context import Context, Shared, change, regions_to_json
+from medsam2_ft.serve.core import SegmentationSession
+from medsam2_ft.serve.history import Region
 from medsam2_ft.serve.jobs import Urgency
 from medsam2_ft.serve.problems import Problem
 from medsam2_ft.serve.routes.sessions import Lease
 from medsam2_ft.serve.said import drawn_regions, slice_prompt
 from medsam2_ft.serve.schemas import AxisNumber, Edits, Index, NewPrompt, ObjectId, SliceChoice
+from medsam2_ft.serve.sessions import Held
 from medsam2_ft.serve.wire import mask_to_json
 from medsam2_ft.volume_prompts import frames_along
 
@@ -40,11 +44,9 @@ def view(context: Shared, session_id: str, asked: SliceChoice, lease: Lease = No
 def prompt(context: Shared, session_id: str, asked: NewPrompt, lease: Lease = None) -> Response:
     """Segments a slice, or corrects its mask."""
     held = context.sessions.get(session_id, lease)
-    core = held.idle()
     said = slice_prompt(asked)
 
-    def work() -> dict[str, Any]:
-        held.idle()
+    def work(core: SegmentationSession) -> dict[str, Any]:
         regions = core.prompt(asked.object_id, asked.axis, said)
         mask = frames_along(core.mask(asked.object_id), asked.axis)[asked.index]
         return {
@@ -59,21 +61,15 @@ def prompt(context: Shared, session_id: str, asked: NewPrompt, lease: Lease = No
             "can_redo": core.history.can_redo,
         }
 
-    return context.run(held, "prompt", work)
+    return context.answer(context.submit(held, "prompt", work))
 
 
 @routes.post("/edits")
 def edit(context: Shared, session_id: str, asked: Edits, lease: Lease = None) -> Response:
     """Takes over what the user drew by hand."""
     held = context.sessions.get(session_id, lease)
-    core = held.idle()
-    regions = drawn_regions(asked, core.shape)
-
-    def work() -> dict[str, Any]:
-        held.idle()
-        return change(core, core.edit(regions))
-
-    return context.run(held, "edit", work)
+    regions = drawn_regions(asked, held.idle().shape)
+    return _changed(context, held, "edit", lambda core: core.edit(regions))
 
 
 @routes.delete("/prompts")
@@ -87,13 +83,9 @@ def remove_prompt(
 ) -> Response:
     """Takes back the prompts of a slice, and its mask."""
     held = context.sessions.get(session_id, lease)
-    core = held.idle()
-
-    def work() -> dict[str, Any]:
-        held.idle()
-        return change(core, core.remove_prompt(object_id, axis, index))
-
-    return context.run(held, "remove", work)
+    return _changed(
+        context, held, "remove", lambda core: core.remove_prompt(object_id, axis, index)
+    )
 
 
 @routes.delete("/objects/{object_id}")
@@ -102,45 +94,36 @@ def remove_object(
 ) -> Response:
     """Removes an object."""
     held = context.sessions.get(session_id, lease)
-    core = held.idle()
-
-    def work() -> dict[str, Any]:
-        held.idle()
-        return change(core, core.remove_object(object_id))
-
-    return context.run(held, "remove", work)
+    return _changed(context, held, "remove", lambda core: core.remove_object(object_id))
 
 
 @routes.post("/undo")
 def undo(context: Shared, session_id: str, lease: Lease = None) -> Response:
     """Takes the last step back."""
     held = context.sessions.get(session_id, lease)
-    core = held.idle()
-
-    def work() -> dict[str, Any]:
-        held.idle()
-        return _or_conflict(lambda: change(core, core.undo()))
-
-    return context.run(held, "undo", work)
+    return _changed(context, held, "undo", lambda core: _or_conflict(core.undo))
 
 
 @routes.post("/redo")
 def redo(context: Shared, session_id: str, lease: Lease = None) -> Response:
     """Does again what was undone."""
     held = context.sessions.get(session_id, lease)
-    core = held.idle()
-
-    def work() -> dict[str, Any]:
-        held.idle()
-        return _or_conflict(lambda: change(core, core.redo()))
-
-    return context.run(held, "redo", work)
+    return _changed(context, held, "redo", lambda core: _or_conflict(core.redo))
 
 
-def _or_conflict(work: Any) -> dict[str, Any]:
+def _changed(
+    context: Context,
+    held: Held,
+    kind: str,
+    work: Callable[[SegmentationSession], list[Region]],
+) -> Response:
+    """Answers with what a change has changed."""
+    return context.answer(context.submit(held, kind, lambda core: change(core, work(core))))
+
+
+def _or_conflict(work: Callable[[], list[Region]]) -> list[Region]:
     """Nothing to undo is 409: the request itself is fine."""
     try:
-        result: dict[str, Any] = work()
+        return work()
     except UserError as error:
         raise Problem(409, str(error)) from error
-    return result

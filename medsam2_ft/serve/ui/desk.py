@@ -150,15 +150,7 @@ class Desk:
             Problem: A propagation is running.
             UserError: What the work refuses.
         """
-        held = self.held(seat)
-        core = held.idle()
-
-        def run() -> Result:
-            held.idle()
-            return work(core)
-
-        job = self.context.inference.submit(kind, held.session_id, run, Urgency.PROMPT, core.lock)
-        result: Result = wait(job)
+        result: Result = wait(self.context.submit(self.held(seat), kind, work))
         return result
 
     def propagate(self, seat: Seat | None, asked: Propagation) -> Job:
