@@ -338,6 +338,26 @@ def test_a_slow_prompt_becomes_a_job(gated: Callable[[int], tuple[Gates, Client]
     assert user.finish(answer)["voxels"] == 48
 
 
+def test_a_prompt_that_waited_does_not_change_what_is_being_propagated(
+    gated: Callable[[int], tuple[Gates, Client]],
+) -> None:
+    gate, user = gated(3)
+    said = {"object_id": 1, "index": 3, "box": BOX}
+    first = user.call("POST", f"{user.session}/prompts", said)
+    second = user.call("POST", f"{user.session}/prompts", {**said, "index": 1})
+    propagation = user.call("POST", f"{user.session}/propagate", {"range": [3, 5]})
+    assert [answer.status for answer in (first, second, propagation)] == [202, 202, 202]
+    gate.go.set()
+    assert user.finish(first)["voxels"] == 48
+    user.finish(propagation)
+    late = user.call("GET", f"/jobs/{second.json['job_id']}").json
+    assert (late["state"], late["problem"]["status"]) == ("failed", 409)
+    bits = user.call("GET", f"{user.session}/masks?format=bits").json
+    mask = np.zeros(IMAGE.shape, bool)
+    wire.apply_region(mask, bits["regions"][0])
+    assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == [0, 3, 4, 5]
+
+
 def test_a_client_that_vanishes_in_mid_propagation_frees_the_server(
     gated: Callable[[int], tuple[Gates, Client]],
 ) -> None:
