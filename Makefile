@@ -61,8 +61,9 @@ demo: install  ## fine-tune on a real chest CT in minutes and show the result
 check-demo: demo  ## hold the demo's figures against its promises and against Meta's own code
 	@$(PY) -m pytest -m slow tests/e2e/test_demo.py
 
+# Hypothesis' profile `ci` draws the same examples each time; `test-all` looks for new ones.
 test: check  ## static checks and all tests but the slow ones: what CI runs
-	@$(PYTEST) --cov --cov-report= $(PYTEST_ARGS)
+	@$(PYTEST) --hypothesis-profile ci --cov --cov-report= $(PYTEST_ARGS)
 	@$(PY) -m coverage report --fail-under=$(COVERAGE_FLOOR)
 
 test-all: check  ## the same with the slow tests and those on SLURM
