@@ -1,6 +1,6 @@
 """MedSAM2-FT in 3D Slicer: segments with a server that runs ``medsam2-ft serve``.
 
-The panel is thin: ``MedSAM2FTLib.controller`` decides, ``MedSAM2FTLib.scene`` knows the scene.
+The panel is thin: in ``MedSAM2FTLib``, ``controller`` decides; ``scene`` and ``views`` know MRML.
 """
 
 from typing import Any, Optional
@@ -20,6 +20,7 @@ from MedSAM2FTLib.geometry import (
 from MedSAM2FTLib.masks import SceneError, Target
 from MedSAM2FTLib.scene import Scene
 from MedSAM2FTLib.state import CONNECTED, OPENING, PROPAGATING, READY, Choice
+from MedSAM2FTLib.views import Views
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleTest,
@@ -55,6 +56,7 @@ class MedSAM2FTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.scene = Scene()
+        self.views = Views()
         self.controller = Controller(self.scene, slicer.util.confirmOkCancelDisplay)
         self._view = FIRST_VIEW
         self._last: Optional[Slice] = None
@@ -106,7 +108,7 @@ class MedSAM2FTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """Gives the session back when Slicer ends or reloads the module."""
         self.timer.stop()
-        self.scene.stop_drawing()
+        self.views.stop_drawing()
         self.removeObservers()
         self.controller.close()
 
@@ -183,36 +185,36 @@ class MedSAM2FTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onBox(self, on: bool) -> None:
         """Lets the user draw a box; the event must be over before its markup goes."""
         if not on:
-            self.scene.stop_drawing()
+            self.views.stop_drawing()
             return
         self._only(self.ui.boxButton)
         later = lambda corners: qt.QTimer.singleShot(0, lambda: self._try(self._box, corners))
-        self._try(self.scene.start_box, later)
+        self._try(self.views.start_box, later)
 
     def _box(self, corners: Any) -> None:
         self.ui.boxButton.setChecked(False)
         grid = self._grid()
-        self._view = self.scene.view_at(corners.mean(axis=0), self.scene.under_cursor())
-        on = self.scene.slice_in(self._view, grid)
-        box = box_of_clicks(self.scene.ijk_of(grid.volume_id, corners), grid.shape)
+        self._view = self.views.view_at(corners.mean(axis=0), self.views.under_cursor())
+        on = self.views.slice_in(self._view, grid)
+        box = box_of_clicks(self.views.ijk_of(grid.volume_id, corners), grid.shape)
         self._prompted(on)
         self.controller.prompt_box(self._target(), on, box_on_slice(box, on.axis))
 
     def onPoints(self, label: int, on: bool) -> None:
         """Lets the user click, on the object or beside it."""
         if not on:
-            self.scene.stop_drawing()
+            self.views.stop_drawing()
             return
         self._only(self.ui.positiveButton if label else self.ui.negativeButton)
         later = lambda point: qt.QTimer.singleShot(0, lambda: self._try(self._point, point, label))
-        self._try(self.scene.start_points, later)
+        self._try(self.views.start_points, later)
 
     def _point(self, point: Any, label: int) -> None:
-        self.scene.clear_points()
+        self.views.clear_points()
         grid = self._grid()
-        self._view = self.scene.view_at(point, self.scene.under_cursor())
-        on = self.scene.slice_in(self._view, grid)
-        pixel = point_on_slice(self.scene.ijk_of(grid.volume_id, [point])[0], on, grid.shape)
+        self._view = self.views.view_at(point, self.views.under_cursor())
+        on = self.views.slice_in(self._view, grid)
+        pixel = point_on_slice(self.views.ijk_of(grid.volume_id, [point])[0], on, grid.shape)
         self._prompted(on)
         self.controller.prompt_point(self._target(), on, pixel, label)
 
@@ -222,8 +224,8 @@ class MedSAM2FTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _use_roi(self) -> None:
         grid, roi_id = self._grid(), self.ui.roiSelector.currentNodeID
-        box = self.scene.roi_box(roi_id, grid)
-        axis = self.scene.slice_in(self._view, grid).axis
+        box = self.views.roi_box(roi_id, grid)
+        axis = self.views.slice_in(self._view, grid).axis
         first, last = range_of_box(box, axis)
         self._prompted(Slice(axis, (first + last) // 2))
         self.ui.firstSpin.setValue(first)
@@ -233,7 +235,7 @@ class MedSAM2FTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onAlign(self) -> None:
         """Turns the views into the planes of the volume."""
-        self._try(lambda: self.scene.align_views(self.ui.volumeSelector.currentNodeID))
+        self._try(lambda: self.views.align_views(self.ui.volumeSelector.currentNodeID))
 
     def _only(self, button: Any) -> None:
         for other in (self.ui.boxButton, self.ui.positiveButton, self.ui.negativeButton):
@@ -266,7 +268,7 @@ class MedSAM2FTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._try(lambda: self.ui.lastSpin.setValue(self._here()))
 
     def _here(self) -> int:
-        here = self.scene.slice_in(self._view, self._grid())
+        here = self.views.slice_in(self._view, self._grid())
         if self._last is None or here.axis != self._last.axis:
             raise GeometryError("Prompt a slice of this view first: the range is along its axis.")
         return here.index
@@ -291,11 +293,11 @@ class MedSAM2FTWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.refresh()
 
     def _look(self) -> None:
-        view = self.scene.under_cursor()
+        view = self.views.under_cursor()
         if view is None or self.controller.masks is None:
             return
         try:
-            self.controller.look(self.scene.slice_in(view, self.controller.masks.grid))
+            self.controller.look(self.views.slice_in(view, self.controller.masks.grid))
         except (SceneError, GeometryError):
             return  # a tilted view is told when it is prompted
 

@@ -87,3 +87,10 @@ def scene(slicer: Any) -> Any:
     from MedSAM2FTLib.scene import Scene
 
     return Scene()
+
+
+@pytest.fixture
+def views(slicer: Any) -> Any:
+    from MedSAM2FTLib.views import Views
+
+    return Views()

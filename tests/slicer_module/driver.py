@@ -14,8 +14,10 @@ class User:
 
     def __init__(self, scene: Any, port: int, **settings: Any) -> None:
         from MedSAM2FTLib.controller import Controller
+        from MedSAM2FTLib.views import Views
 
         self.scene = scene
+        self.views = Views()
         self.controller = Controller(scene, **settings)
         self.url = f"http://127.0.0.1:{port}"
         self.node_id = ""

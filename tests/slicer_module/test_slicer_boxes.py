@@ -37,7 +37,7 @@ def page(fake: int, tmp_path_factory: pytest.TempPathFactory) -> PageUser:
 
 @pytest.mark.parametrize("matrix", GRIDS)
 def test_a_drawn_box_is_the_box_in_voxels(
-    slicer: Any, scene: Any, fake: int, page: PageUser, matrix: Any, tmp_path: Path
+    slicer: Any, scene: Any, views: Any, fake: int, page: PageUser, matrix: Any, tmp_path: Path
 ) -> None:
     array = np.random.default_rng(1).integers(0, 255, SHAPE, dtype=np.uint8)
     user = User(scene, fake)
@@ -56,7 +56,7 @@ def test_a_drawn_box_is_the_box_in_voxels(
     inside = np.array([[2, 3, 1], [8, 6, 4]])
     from MedSAM2FTLib.geometry import box_on_slice, range_of_box
 
-    found = scene.roi_box(roi_on(slicer, matrix, inside).GetID(), user.grid)
+    found = views.roi_box(roi_on(slicer, matrix, inside).GetID(), user.grid)
     user.box(region, 0, 2, box_on_slice(found, 0))
     user.propagate([region], 0, range_of_box(found, 0))
     expected = np.zeros(SHAPE, bool)

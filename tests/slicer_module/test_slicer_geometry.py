@@ -74,16 +74,16 @@ def roi_on(slicer: Any, matrix: NDArray[np.float64], box: NDArray[Any] = BOX) ->
 
 @pytest.mark.parametrize("matrix", GRIDS)
 def test_a_region_of_interest_holds_the_voxels_that_it_was_drawn_around(
-    slicer: Any, scene: Any, matrix: NDArray[np.float64]
+    slicer: Any, scene: Any, views: Any, matrix: NDArray[np.float64]
 ) -> None:
     _, grid = scene.read_volume(volume_of(slicer, matrix).GetID(), None)
-    assert np.array_equal(scene.roi_box(roi_on(slicer, matrix).GetID(), grid), BOX)
+    assert np.array_equal(views.roi_box(roi_on(slicer, matrix).GetID(), grid), BOX)
 
 
 @pytest.mark.parametrize("matrix", GRIDS[::7])
 @pytest.mark.parametrize("which", ["volume", "markup", "both"])
 def test_transforms_of_markup_and_volume_are_heeded(
-    slicer: Any, scene: Any, matrix: NDArray[np.float64], which: str
+    slicer: Any, scene: Any, views: Any, matrix: NDArray[np.float64], which: str
 ) -> None:
     moved = np.eye(4)
     moved[:3, :3] = rotation(3)
@@ -100,10 +100,12 @@ def test_transforms_of_markup_and_volume_are_heeded(
     if which == "markup":
         volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(moved @ matrix))
     _, grid = scene.read_volume(volume.GetID(), None)
-    assert np.array_equal(scene.roi_box(roi.GetID(), grid), BOX)
+    assert np.array_equal(views.roi_box(roi.GetID(), grid), BOX)
 
 
-def test_all_eight_corners_count_where_the_region_is_turned(slicer: Any, scene: Any) -> None:
+def test_all_eight_corners_count_where_the_region_is_turned(
+    slicer: Any, scene: Any, views: Any
+) -> None:
     """Around a cube that is turned by 45 degrees lie more voxels than between two corners."""
     _, grid = scene.read_volume(volume_of(slicer, np.eye(4)).GetID(), None)
     roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
@@ -112,7 +114,7 @@ def test_all_eight_corners_count_where_the_region_is_turned(slicer: Any, scene: 
     turned[:3, 3] = (5, 4, 3)
     roi.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(turned))
     roi.SetSize(4, 4, 2)
-    assert scene.roi_box(roi.GetID(), grid).tolist() == [[3, 2, 2], [7, 6, 4]]
+    assert views.roi_box(roi.GetID(), grid).tolist() == [[3, 2, 2], [7, 6, 4]]
 
 
 def view_on(slicer: Any, matrix: NDArray[np.float64], axis: int, index: int, flip: int = 1) -> Any:
@@ -134,18 +136,18 @@ def view_on(slicer: Any, matrix: NDArray[np.float64], axis: int, index: int, fli
 
 @pytest.mark.parametrize("matrix", GRIDS)
 def test_each_view_shows_the_slice_that_it_shows(
-    slicer: Any, scene: Any, matrix: NDArray[np.float64]
+    slicer: Any, scene: Any, views: Any, matrix: NDArray[np.float64]
 ) -> None:
     volume = volume_of(slicer, matrix)
     _, grid = scene.read_volume(volume.GetID(), None)
     for axis, flip in itertools.product(range(3), (1, -1)):
         for index in (0, SHAPE[axis] - 1):
             view = view_on(slicer, matrix, axis, index, flip)
-            shown = scene.slice_in(view.GetID(), grid)
+            shown = views.slice_in(view.GetID(), grid)
             assert (shown.axis, shown.index) == (axis, index)
 
 
-def test_a_tilted_view_is_refused_until_it_is_aligned(slicer: Any, scene: Any) -> None:
+def test_a_tilted_view_is_refused_until_it_is_aligned(slicer: Any, scene: Any, views: Any) -> None:
     from MedSAM2FTLib.geometry import GeometryError
 
     matrix = oblique(1)
@@ -155,18 +157,18 @@ def test_a_tilted_view_is_refused_until_it_is_aligned(slicer: Any, scene: Any) -
     centre = world(matrix, (np.array(SHAPE[::-1]) - 1) / 2)
     view.JumpSlice(*centre)
     with pytest.raises(GeometryError, match="Align views"):
-        scene.slice_in(view.GetID(), grid)
-    scene.align_views(volume.GetID())
-    shown = scene.slice_in(view.GetID(), grid)
+        views.slice_in(view.GetID(), grid)
+    views.align_views(volume.GetID())
+    shown = views.slice_in(view.GetID(), grid)
     assert abs(shown.index - (SHAPE[shown.axis] - 1) / 2) <= 1
 
 
-def test_a_view_beside_the_volume_is_refused(slicer: Any, scene: Any) -> None:
+def test_a_view_beside_the_volume_is_refused(slicer: Any, scene: Any, views: Any) -> None:
     from MedSAM2FTLib.geometry import GeometryError
 
     _, grid = scene.read_volume(volume_of(slicer, np.eye(4)).GetID(), None)
     with pytest.raises(GeometryError, match="scroll"):
-        scene.slice_in(view_on(slicer, np.eye(4), 0, 7).GetID(), grid)
+        views.slice_in(view_on(slicer, np.eye(4), 0, 7).GetID(), grid)
 
 
 def test_clicks_are_the_voxels_under_them(slicer: Any, scene: Any) -> None:
@@ -192,12 +194,12 @@ def test_clicks_are_the_voxels_under_them(slicer: Any, scene: Any) -> None:
     assert box_on_slice(cut, 0) == [7, 2, 10, 5]
 
 
-def test_the_view_of_a_prompt_is_the_one_it_lies_in(slicer: Any, scene: Any) -> None:
+def test_the_view_of_a_prompt_is_the_one_it_lies_in(slicer: Any, views: Any) -> None:
     from MedSAM2FTLib.masks import SceneError
 
     red, green = (view_on(slicer, np.eye(4), axis, 3).GetID() for axis in (0, 1))
-    assert scene.view_at((5, 1, 3)) == red
-    assert scene.view_at((5, 3, 1)) == green
-    assert scene.view_at((5, 3, 3), green) == green
+    assert views.view_at((5, 1, 3)) == red
+    assert views.view_at((5, 3, 1)) == green
+    assert views.view_at((5, 3, 3), green) == green
     with pytest.raises(SceneError, match="slice view"):
-        scene.view_at((5, 1, 1))
+        views.view_at((5, 1, 1))

@@ -210,7 +210,7 @@ def test_the_stamp_of_a_volume_tells_a_change(slicer: Any, scene: Any) -> None:
     assert scene.volume_stamp(grid) != grid.stamp
 
 
-def test_what_was_deleted_is_said(slicer: Any, scene: Any) -> None:
+def test_what_was_deleted_is_said(slicer: Any, scene: Any, views: Any) -> None:
     from MedSAM2FTLib.masks import SceneGone
 
     volume = volume_of(slicer, oblique(0))
@@ -228,7 +228,7 @@ def test_what_was_deleted_is_said(slicer: Any, scene: Any) -> None:
     for call in (
         lambda: scene.read_volume(volume.GetID(), None),
         lambda: scene.volume_stamp(grid),
-        lambda: scene.ijk_of(grid.volume_id, [[0, 0, 0]]),
+        lambda: views.ijk_of(grid.volume_id, [[0, 0, 0]]),
         lambda: scene.frame_count(grid.volume_id),
     ):
         with pytest.raises(SceneGone, match="volume was deleted"):
@@ -251,10 +251,10 @@ def test_the_window_that_is_shown(slicer: Any, scene: Any) -> None:
     assert scene.shown_window(volume.GetID()) == (-160, 240)
 
 
-def test_a_box_is_drawn_from_its_first_corner(slicer: Any, scene: Any) -> None:
+def test_a_box_is_drawn_from_its_first_corner(slicer: Any, views: Any) -> None:
     """Slicer puts the point at the first corner, then moves it to the middle of the box."""
     drawn: list[Any] = []
-    scene.start_box(drawn.append)
+    views.start_box(drawn.append)
     interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
     assert interaction.GetCurrentInteractionMode() == interaction.Place
     (roi,) = slicer.util.getNodesByClass("vtkMRMLMarkupsROINode")
@@ -263,20 +263,20 @@ def test_a_box_is_drawn_from_its_first_corner(slicer: Any, scene: Any) -> None:
     roi.SetNthControlPointPosition(0, 4.0, 6.0, 3.0)
     roi.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent)
     assert np.array_equal(drawn[0], [[1, 2, 3], [7, 10, 3]])
-    scene.stop_drawing()
+    views.stop_drawing()
     assert not list(slicer.util.getNodesByClass("vtkMRMLMarkupsROINode"))
     assert interaction.GetCurrentInteractionMode() == interaction.ViewTransform
 
 
-def test_points_are_handed_over_one_by_one(slicer: Any, scene: Any) -> None:
+def test_points_are_handed_over_one_by_one(slicer: Any, views: Any) -> None:
     placed: list[Any] = []
-    scene.start_points(placed.append)
+    views.start_points(placed.append)
     (points,) = slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode")
     assert not points.GetSaveWithScene()
     points.AddControlPoint(1.0, 2.0, 3.0)
-    scene.clear_points()
+    views.clear_points()
     points.AddControlPoint(4.0, 5.0, 6.0)
     assert np.array_equal(placed, [[1, 2, 3], [4, 5, 6]])
     slicer.mrmlScene.RemoveNode(points)
-    scene.clear_points()
-    scene.stop_drawing()
+    views.clear_points()
+    views.stop_drawing()

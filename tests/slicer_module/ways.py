@@ -26,8 +26,8 @@ def draw_box(user: User, slicer: Any, target: Any, axis: int, index: int, box: A
     matrix = user.grid.ijk_to_ras
     world = np.array(corners) @ matrix[:3, :3].T + matrix[:3, 3]
     view = view_on(slicer, matrix, axis, index)
-    on = user.scene.slice_in(user.scene.view_at(world.mean(axis=0), view.GetID()), user.grid)
-    found = box_of_clicks(user.scene.ijk_of(user.grid.volume_id, world), user.grid.shape)
+    on = user.views.slice_in(user.views.view_at(world.mean(axis=0), view.GetID()), user.grid)
+    found = box_of_clicks(user.views.ijk_of(user.grid.volume_id, world), user.grid.shape)
     user.controller.prompt_box(target, on, box_on_slice(found, on.axis))
     user.done()
 

@@ -1,30 +1,23 @@
-"""All that knows Slicer's scene (MRML): volumes, segments, markups, views.
+"""Volumes and segments of Slicer's scene; voxels of volumes are only read."""
 
-Voxels of volumes are only read. Nodes are named by their ids, because the user may delete them at
-any time: what is gone raises ``SceneGone``.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
 import slicer
 import vtk
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from .geometry import Slice, box_of_corners, lattice_offset, overlap, slice_of_plane
+from .geometry import lattice_offset, overlap
 from .images import array_of, is_colour, oriented_image, sendable, voxels_of
 from .masks import Grid, SceneError, SceneGone, Target
+from .nodes import ijk_to_ras_of, node_of
 
 BINARY = "Binary labelmap"
-_SIDE_MM = 10.0
 
 
 class Scene:
     """The scene that Slicer shows now."""
-
-    def __init__(self) -> None:
-        self._pen = ""
 
     # Volumes
 
@@ -34,10 +27,10 @@ class Scene:
         Raises:
             SceneGone: It was deleted.
         """
-        sequence = self._sequence(self._node(volume_id, "volume"))
+        sequence = self._sequence(node_of(volume_id, "volume"))
         if sequence is not None:
             return int(sequence.GetNumberOfDataNodes())
-        array = _voxels(self._node(volume_id, "volume"))
+        array = _voxels(node_of(volume_id, "volume"))
         return 1 if array.ndim == 3 or is_colour(array) else int(array.shape[3])
 
     def read_volume(self, volume_id: str, frame: Optional[int]) -> tuple[NDArray[Any], Grid]:
@@ -59,7 +52,7 @@ class Scene:
             array = array[..., :3] if is_colour(array) else array[..., frame or 0]
         shape = (int(array.shape[0]), int(array.shape[1]), int(array.shape[2]))
         stamp = self._volume_stamp(node)
-        return sendable(array), Grid(volume_id, _ijk_to_ras(node), shape, frame, stamp)
+        return sendable(array), Grid(volume_id, ijk_to_ras_of(node), shape, frame, stamp)
 
     def volume_stamp(self, grid: Grid) -> Any:
         """Returns what changes with voxels or matrix of a volume.
@@ -71,7 +64,7 @@ class Scene:
 
     def show_frame(self, volume_id: str, frame: int) -> None:
         """Lets Slicer show a frame of a sequence."""
-        browser = self._browser(self._node(volume_id, "volume"))
+        browser = self._browser(node_of(volume_id, "volume"))
         if browser is not None:
             browser.SetSelectedItemNumber(frame)
 
@@ -81,7 +74,7 @@ class Scene:
         Raises:
             SceneError: The volume has no such display.
         """
-        display = self._node(volume_id, "volume").GetDisplayNode()
+        display = node_of(volume_id, "volume").GetDisplayNode()
         if display is None or not hasattr(display, "GetWindow"):
             raise SceneError("The volume is not shown with a window: choose a preset.")
         level, half = float(display.GetLevel()), float(display.GetWindow()) / 2
@@ -194,7 +187,7 @@ class Scene:
 
     def new_segmentation(self, volume_id: str) -> str:
         """Adds a segmentation on a volume's grid and under its transform; returns its id."""
-        volume = self._node(volume_id, "volume")
+        volume = node_of(volume_id, "volume")
         name = f"{volume.GetName()} segments"
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         node.CreateDefaultDisplayNodes()
@@ -204,171 +197,10 @@ class Scene:
 
     def add_segment(self, node_id: str, name: str = "") -> Target:
         """Adds an empty segment."""
-        segmentation = self._node(node_id, "segmentation").GetSegmentation()
+        segmentation = node_of(node_id, "segmentation").GetSegmentation()
         return Target(node_id, str(segmentation.AddEmptySegment("", name)))
 
-    # Views and markups
-
-    def ijk_of(self, volume_id: str, world: ArrayLike) -> NDArray[np.float64]:
-        """Returns where points of the world lie in a volume, also under transforms.
-
-        Args:
-            volume_id: Node.
-            world: (n, 3), RAS millimetres.
-
-        Returns:
-            (n, 3) of ``(i, j, k)``.
-
-        Raises:
-            SceneGone: The volume was deleted.
-        """
-        node = self._node(volume_id, "volume")
-        between = vtk.vtkGeneralTransform()
-        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
-            None, node.GetParentTransformNode(), between
-        )
-        local = np.array(
-            [between.TransformPoint(*map(float, point)) for point in np.asarray(world)]
-        )
-        inverse = np.linalg.inv(_ijk_to_ras(node))
-        ijk: NDArray[np.float64] = local @ inverse[:3, :3].T + inverse[:3, 3]
-        return ijk
-
-    def roi_box(self, roi_id: str, grid: Grid) -> NDArray[np.int64]:
-        """Returns the voxels that a region of interest holds, see ``geometry.box_of_corners``.
-
-        Raises:
-            SceneGone: Region or volume was deleted.
-            GeometryError: It lies beside the volume.
-        """
-        return box_of_corners(self.ijk_of(grid.volume_id, self.roi_corners(roi_id)), grid.shape)
-
-    def roi_corners(self, roi_id: str) -> NDArray[np.float64]:
-        """Returns the eight corners of a region of interest in the world, (8, 3).
-
-        Raises:
-            SceneGone: It was deleted.
-        """
-        roi = self._node(roi_id, "region of interest")
-        half = np.array(roi.GetSize()) / 2
-        to_node = array_of(roi.GetObjectToNodeMatrix())
-        to_world = vtk.vtkGeneralTransform()
-        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
-            roi.GetParentTransformNode(), None, to_world
-        )
-        signs = [(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]
-        local = np.array(signs) * half @ to_node[:3, :3].T + to_node[:3, 3]
-        return np.array([to_world.TransformPoint(*map(float, point)) for point in local])
-
-    def slice_in(self, view_id: str, grid: Grid) -> Slice:
-        """Returns the slice of a volume that a view shows.
-
-        Raises:
-            SceneGone: View or volume was deleted.
-            GeometryError: See ``geometry.slice_of_plane``.
-        """
-        plane = array_of(self._node(view_id, "view").GetSliceToRAS())
-        points = [plane[:3, 3], *(plane[:3, 3] + _SIDE_MM * plane[:3, side] for side in (0, 1))]
-        ijk = self.ijk_of(grid.volume_id, points)
-        voxel_mm = np.linalg.norm(grid.ijk_to_ras[:3, :3], axis=0)
-        return slice_of_plane(ijk[0], ijk[1:] - ijk[0], voxel_mm.tolist(), grid.shape)
-
-    def view_at(self, point: Sequence[float], under_cursor: Optional[str] = None) -> str:
-        """Returns the slice view in whose plane a point was placed.
-
-        Args:
-            point: RAS millimetres.
-            under_cursor: View that wins where several planes meet in the point.
-
-        Raises:
-            SceneError: It lies in none.
-        """
-        near = []
-        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-            plane = array_of(node.GetSliceToRAS())
-            distance_mm = abs(float((np.asarray(point) - plane[:3, 3]) @ plane[:3, 2]))
-            near.append((distance_mm, node.GetID() != under_cursor, str(node.GetID())))
-        close = [entry for entry in near if entry[0] < 0.1]
-        if not close:
-            raise SceneError("The prompt lies in no slice view: draw it in red, yellow or green.")
-        return min(close, key=lambda entry: entry[1])[2]
-
-    def align_views(self, volume_id: str) -> None:
-        """Turns the slice views so that each shows one slice of the volume."""
-        volume = self._node(volume_id, "volume")
-        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-            node.RotateToVolumePlane(volume)
-
-    def under_cursor(self) -> Optional[str]:
-        """Returns the slice view that the mouse is in, if it is in one."""
-        crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        view = None if crosshair is None else crosshair.GetCursorPositionXYZ([0.0, 0.0, 0.0])
-        return None if view is None else str(view.GetID())
-
-    # Drawing
-
-    def start_box(self, drawn: Callable[[NDArray[np.float64]], None]) -> None:
-        """Lets the user draw a box in a view.
-
-        Args:
-            drawn: Gets two opposite corners in the world, (2, 3).
-        """
-        corners: list[NDArray[np.float64]] = []
-
-        def placed(roi: Any, _: Any) -> None:
-            corners.append(_last_point(roi))
-            if len(corners) == 2:  # Slicer has moved the point from the first corner to the middle
-                drawn(np.stack([corners[0], 2 * corners[1] - corners[0]]))
-
-        self._start("vtkMRMLMarkupsROINode", "MedSAM2-FT box", placed, persistent=False)
-
-    def start_points(self, placed: Callable[[NDArray[np.float64]], None]) -> None:
-        """Lets the user place points until ``stop_drawing``; each is handed over, (3,)."""
-
-        def one(points: Any, _: Any) -> None:
-            placed(_last_point(points))
-
-        self._start("vtkMRMLMarkupsFiducialNode", "MedSAM2-FT points", one, persistent=True)
-
-    def clear_points(self) -> None:
-        """Removes the points that were handed over; not while their event is on its way."""
-        node = slicer.mrmlScene.GetNodeByID(self._pen) if self._pen else None
-        if node is not None and node.IsA("vtkMRMLMarkupsFiducialNode"):
-            node.RemoveAllControlPoints()
-
-    def stop_drawing(self) -> None:
-        """Ends drawing and removes what it needed; not while an event is on its way."""
-        node = slicer.mrmlScene.GetNodeByID(self._pen) if self._pen else None
-        self._pen = ""
-        if node is not None:
-            slicer.mrmlScene.RemoveNode(node)
-        interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-        if interaction is not None:
-            interaction.SwitchToViewTransformMode()
-
     # Inside
-
-    def _start(self, kind: str, name: str, placed: Any, *, persistent: bool) -> None:
-        self.stop_drawing()
-        node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
-        node.SetSaveWithScene(False)
-        node.CreateDefaultDisplayNodes()
-        node.AddObserver(slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, placed)
-        self._pen = str(node.GetID())
-        selection = slicer.mrmlScene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
-        interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-        if selection is None or interaction is None:
-            raise SceneError("Slicer has no mouse modes here: draw a region of interest instead.")
-        selection.SetReferenceActivePlaceNodeClassName(kind)
-        selection.SetActivePlaceNodeID(self._pen)
-        interaction.SetPlaceModePersistence(int(persistent))
-        interaction.SetCurrentInteractionMode(interaction.Place)
-
-    def _node(self, node_id: str, what: str) -> Any:
-        node = slicer.mrmlScene.GetNodeByID(node_id) if node_id else None
-        if node is None:
-            raise SceneGone(f"The {what} was deleted: choose another.")
-        return node
 
     def _browser(self, volume: Any) -> Any:
         sequences = getattr(slicer.modules, "sequences", None)
@@ -382,7 +214,7 @@ class Scene:
 
     def _frame_node(self, volume_id: str, frame: Optional[int]) -> Any:
         """The node that holds the voxels: of a sequence, the chosen frame, whatever is shown."""
-        volume = self._node(volume_id, "volume")
+        volume = node_of(volume_id, "volume")
         sequence = self._sequence(volume)
         if sequence is None or frame is None:
             return volume
@@ -397,10 +229,10 @@ class Scene:
             raise SceneError("The volume is empty: choose another.")
         scalars = image.GetPointData().GetScalars()
         changed = 0 if scalars is None else scalars.GetMTime()
-        return image.GetMTime(), changed, tuple(_ijk_to_ras(node).ravel().tolist())
+        return image.GetMTime(), changed, tuple(ijk_to_ras_of(node).ravel().tolist())
 
     def _segment(self, target: Target) -> tuple[Any, Any]:
-        node = self._node(target.node_id, "segmentation")
+        node = node_of(target.node_id, "segmentation")
         segment = node.GetSegmentation().GetSegment(target.segment_id)
         if segment is None:
             raise SceneGone("The segment was deleted: choose another.")
@@ -408,8 +240,8 @@ class Scene:
 
     def _segment_matrix(self, target: Target, grid: Grid) -> NDArray[np.float64]:
         """The matrix of the volume's voxels in the coordinates of a segmentation."""
-        volume = self._node(grid.volume_id, "volume")
-        node = self._node(target.node_id, "segmentation")
+        volume = node_of(grid.volume_id, "volume")
+        node = node_of(target.node_id, "segmentation")
         between = vtk.vtkMatrix4x4()
         if not slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(
             volume.GetParentTransformNode(), node.GetParentTransformNode(), between
@@ -420,18 +252,6 @@ class Scene:
             )
         matrix: NDArray[np.float64] = array_of(between) @ grid.ijk_to_ras
         return matrix
-
-
-def _last_point(markups: Any) -> NDArray[np.float64]:
-    position = [0.0, 0.0, 0.0]
-    markups.GetNthControlPointPositionWorld(markups.GetNumberOfControlPoints() - 1, position)
-    return np.array(position)
-
-
-def _ijk_to_ras(volume: Any) -> NDArray[np.float64]:
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    return array_of(matrix)
 
 
 def _voxels(volume: Any) -> NDArray[Any]:

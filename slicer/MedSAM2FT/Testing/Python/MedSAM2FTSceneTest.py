@@ -18,9 +18,11 @@ class MedSAM2FTSceneTest(unittest.TestCase):
 
         sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
         from MedSAM2FTLib.scene import Scene
+        from MedSAM2FTLib.views import Views
 
         slicer.mrmlScene.Clear(0)
         self.scene = Scene()
+        self.views = Views()
         matrix = np.array([[0, -0.7, 0, 3], [0, 0, 1.3, -4], [10, 0, 0, 5], [0, 0, 0, 1.0]])
         self.matrix = matrix
         voxels = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
@@ -40,7 +42,7 @@ class MedSAM2FTSceneTest(unittest.TestCase):
         corners = self.world([low, high])
         roi.SetCenter(*corners.mean(axis=0))
         roi.SetSize(*np.abs(corners[1] - corners[0]))
-        box = self.scene.roi_box(roi.GetID(), self.grid)
+        box = self.views.roi_box(roi.GetID(), self.grid)
         self.assertEqual(box.tolist(), [[2, 3, 1], [6, 4, 3]])
 
     def test_segments_overlap_and_keep_what_they_hold(self) -> None:
@@ -62,10 +64,10 @@ class MedSAM2FTSceneTest(unittest.TestCase):
         views = list(slicer.util.getNodesByClass("vtkMRMLSliceNode"))
         if not views:
             self.skipTest("no slice views in this application")
-        self.scene.align_views(self.volume.GetID())
+        self.views.align_views(self.volume.GetID())
         for view in views:
             view.JumpSlice(*self.world([4, 3, 2]))
-            on = self.scene.slice_in(view.GetID(), self.grid)
+            on = self.views.slice_in(view.GetID(), self.grid)
             self.assertEqual(on.index, (2, 3, 4)[on.axis])
 
 
