@@ -78,13 +78,13 @@ class Kept:
         self.own = {p.untyped_storage()._cdata for p in model.parameters()}
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Counts a tensor."""
+        """Counts a tensor; an output that its own graph holds would never be freed."""
         storage = tensor.untyped_storage()
         is_weight = isinstance(tensor, torch.nn.Parameter) or storage._cdata in self.own
         if not is_weight and storage._cdata not in self.sizes:
             self.sizes[storage._cdata] = storage.nbytes()
-            self.alive.append(tensor)
-        return tensor
+            self.alive.append(tensor.detach())
+        return tensor.detach()
 
     @property
     def total(self) -> int:
