@@ -18,6 +18,7 @@ from medsam2_ft.serve.engine import FakeEngine
 from medsam2_ft.serve.settings import Settings
 
 TOKEN = "open sesame"
+ICON = Path(__file__).parents[2] / "slicer/MedSAM2FT/Resources/Icons/MedSAM2FT.png"
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,12 @@ def test_niivue_comes_unchanged_with_its_licence() -> None:
     licence = files.joinpath("niivue.LICENSE").read_text("utf-8")
     assert "BSD 2-Clause License" in licence
     assert hashlib.sha256(files.joinpath("niivue.umd.js").read_bytes()).hexdigest() in licence
+
+
+def test_browsers_find_the_icon_of_the_slicer_module(port: int) -> None:
+    """They ask for it by this name, and log an error where there is none."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/favicon.ico", headers=headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert answer.headers["Content-Type"] == "image/png"
+        assert answer.read() == ICON.read_bytes()

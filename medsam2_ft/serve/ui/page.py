@@ -2,11 +2,12 @@
 
 import os
 from importlib import resources
+from pathlib import Path
 from typing import Final, get_args
 
 import gradio as gr
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi.responses import FileResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from medsam2_ft.serve.context import Context
@@ -40,9 +41,11 @@ def mount(app: FastAPI) -> None:
     desk.folder.mkdir(mode=0o700)
     os.environ["GRADIO_TEMP_DIR"] = str(desk.folder)
     blocks = build(desk)
-    files = resources.files("medsam2_ft.serve.ui").joinpath("static")
-    app.mount(f"{PAGE}/{STATIC_PATH}", StaticFiles(directory=str(files)))
+    files = Path(str(resources.files("medsam2_ft.serve.ui").joinpath("static")))
+    app.mount(f"{PAGE}/{STATIC_PATH}", StaticFiles(directory=files))
     app.add_api_route("/", _to_page, include_in_schema=False)
+    icon = files / "icon.png"
+    app.add_api_route("/favicon.ico", lambda: FileResponse(icon), include_in_schema=False)
     gr.mount_gradio_app(
         app,
         blocks,
