@@ -10,8 +10,8 @@ from medsam2_ft.host_memory import keep_freed_memory
 COUNT = """
 import resource, sys
 import torch
-from medsam2_ft.module import FineTuner
 if sys.argv[1] == "kept":
+    from medsam2_ft.module import FineTuner
     FineTuner(variant="tiny_test", weights="random", image_size=64).on_train_epoch_start()
 def use():
     for _ in range(10):
