@@ -166,6 +166,9 @@ class FineTuner(LightningModule):
             betas=(0.9, self.hparams["beta2"]),
             fused=self.device.type in ("cpu", "cuda"),
         )
+        # A fused optimiser offers to undo an AMP scaler's factor within its step. Gradients are
+        # divided and clipped before that, so it is left to the scaler (which bf16 has none of).
+        optimizer._step_supports_amp_scaling = False
         total_steps = self._total_steps()
         warmup_steps: int = max(1, round(self.hparams["warmup_share"] * total_steps))
         final_share: float = self.hparams["final_lr_share"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from medsam2_ft.data.batch import SliceBatch
@@ -158,6 +159,24 @@ def test_accumulated_batches_of_unequal_size_are_one_batch(tmp_path: Path) -> No
     whole = step_gradients(tuner(), [both], tmp_path)
     parts = step_gradients(tuner(), [first, second], tmp_path, accumulate_grad_batches=2)
     assert relative_difference(whole, parts) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_gradients_are_clipped_in_mixed_precision_too(precision: str, tmp_path: Path) -> None:
+    batch = make_batch([3, 1], negatives=1)
+    options: dict[str, object] = {"precision": precision}
+    if precision == "16-mixed":
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        options = {"plugins": MixedPrecision(precision, "cpu", scaler)}
+    plain, module = tuner(), tuner()
+    fit(plain, [batch], tmp_path, gradient_clip_val=0.01)
+    fit(module, [batch], tmp_path, gradient_clip_val=0.01, **options)
+    expected, found = (
+        torch.cat([p.grad.flatten() for p in tuned.parameters() if p.grad is not None])
+        for tuned in (plain, module)
+    )
+    assert float(found.norm()) == pytest.approx(0.01, rel=1e-3)
+    assert torch.cosine_similarity(expected, found, dim=0) > 0.95
 
 
 def test_a_batch_without_prompts_changes_nothing(tmp_path: Path) -> None:
